@@ -1,0 +1,107 @@
+//! Extended attributes, never through a link.
+//!
+//! There is no `*xattrat` before Linux 6.13, so a file is named by the magic link of its opened
+//! parent plus one component, and the `l*xattr` calls do not follow that component.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use std::os::fd::AsFd;
+
+use rustix::fs::XattrFlags;
+use rustix::io::Errno;
+
+use super::{Place, RootDir, proc_path};
+
+/// The first guess for the size of a list or value; most fit.
+const FIRST_BUFFER: usize = 256;
+
+/// Linux allows no larger list or value (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX`).
+const LARGEST_BUFFER: usize = 64 * 1024;
+
+impl RootDir {
+    /// All extended attributes of `path`, which is not followed. None where the filesystem has
+    /// none.
+    pub fn xattrs(&self, path: &Path) -> io::Result<BTreeMap<OsString, Vec<u8>>> {
+        let place = self.place(path)?;
+        let file = place.proc_path();
+        let mut found = BTreeMap::new();
+        let names = match grow(|buffer| rustix::fs::llistxattr(&file, buffer)) {
+            Ok(names) => names,
+            Err(Errno::NOTSUP) => return Ok(found),
+            Err(error) => return Err(error.into()),
+        };
+        for name in names
+            .split(|byte| *byte == 0)
+            .filter(|name| !name.is_empty())
+        {
+            match grow(|buffer| rustix::fs::lgetxattr(&file, name, buffer)) {
+                Ok(value) => drop(found.insert(OsString::from_vec(name.to_vec()), value)),
+                // Removed since it was listed, or listed but not readable for anyone.
+                Err(Errno::NODATA | Errno::NOTSUP) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(found)
+    }
+
+    /// The extended attribute `name` of `path`, which is not followed.
+    pub fn get_xattr(&self, path: &Path, name: &OsStr) -> io::Result<Option<Vec<u8>>> {
+        let place = self.place(path)?;
+        let file = place.proc_path();
+        match grow(|buffer| rustix::fs::lgetxattr(&file, name.as_bytes(), buffer)) {
+            Ok(value) => Ok(Some(value)),
+            Err(Errno::NODATA | Errno::NOTSUP) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Sets the extended attribute `name` of `path`, which is not followed.
+    pub fn set_xattr(&self, path: &Path, name: &OsStr, value: &[u8]) -> io::Result<()> {
+        let file = self.place(path)?;
+        let file = file.proc_path();
+        Ok(rustix::fs::lsetxattr(
+            &file,
+            name.as_bytes(),
+            value,
+            XattrFlags::empty(),
+        )?)
+    }
+
+    /// Removes the extended attribute `name` of `path`, which is not followed; a missing one is
+    /// no error.
+    pub fn remove_xattr(&self, path: &Path, name: &OsStr) -> io::Result<()> {
+        let file = self.place(path)?;
+        let file = file.proc_path();
+        match rustix::fs::lremovexattr(&file, name.as_bytes()) {
+            Ok(()) | Err(Errno::NODATA) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Place<'_> {
+    fn proc_path(&self) -> PathBuf {
+        proc_path(&self.dir.as_fd()).join(self.name)
+    }
+}
+
+/// Calls `read` with a buffer that grows until what it gives fits.
+fn grow(read: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
+    let mut buffer = vec![0; FIRST_BUFFER];
+    loop {
+        match read(&mut buffer) {
+            Ok(length) => {
+                buffer.truncate(length);
+                return Ok(buffer);
+            }
+            Err(Errno::RANGE) if buffer.len() < LARGEST_BUFFER => {
+                buffer = vec![0; (buffer.len() * 16).min(LARGEST_BUFFER)];
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
