@@ -7,3 +7,4 @@
 //! Start with [`mount`].
 
 pub mod mount;
+pub mod root;
