@@ -1,5 +1,7 @@
 //! The store of blobs on a real filesystem.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
