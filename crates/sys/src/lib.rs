@@ -6,5 +6,12 @@
 //!
 //! Start with [`mount`].
 
+pub mod cgroup;
+pub mod fdpass;
 pub mod mount;
+pub mod netlink;
+pub mod pidfd;
+pub mod process;
+pub mod pty;
 pub mod root;
+pub mod syncfs;

@@ -58,7 +58,14 @@ impl MountFd {
 
     /// Makes this mount (with `recursive`, all mounts below it too) read-only.
     pub fn set_readonly(&self, recursive: bool) -> io::Result<()> {
-        set_attributes(self.as_fd(), Attributes { set: Attr::RDONLY, clear: 0, recursive })
+        set_attributes(
+            self.as_fd(),
+            Attributes {
+                set: Attr::RDONLY,
+                clear: 0,
+                recursive,
+            },
+        )
     }
 }
 
@@ -93,9 +100,12 @@ pub fn overlay<P: AsRef<Path>>(
     }
     let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     rustix::mount::fsconfig_set_string(&fs, "source", "overlay")?;
-    for (key, value) in
-        [("index", "off"), ("metacopy", "off"), ("redirect_dir", "off"), ("xino", "off")]
-    {
+    for (key, value) in [
+        ("index", "off"),
+        ("metacopy", "off"),
+        ("redirect_dir", "off"),
+        ("xino", "off"),
+    ] {
         rustix::mount::fsconfig_set_string(&fs, key, value)?;
     }
     // Else the first mount marks the upper's root with a `trusted.overlay.uuid`. Linux 6.6.
@@ -117,8 +127,11 @@ pub fn overlay<P: AsRef<Path>>(
 fn set_layer(fs: BorrowedFd<'_>, key: &str, path: &Path) -> io::Result<()> {
     static TAKES_DESCRIPTORS: AtomicBool = AtomicBool::new(true);
 
-    let dir =
-        rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let dir = rustix::fs::open(
+        path,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     if TAKES_DESCRIPTORS.load(Ordering::Relaxed) {
         match rustix::mount::fsconfig_set_fd(fs, key, &dir) {
             Err(rustix::io::Errno::INVAL) => {}
@@ -179,7 +192,14 @@ fn clone_at(dir: BorrowedFd<'_>, path: &Path, options: Bind) -> io::Result<Mount
     }
     let mount = MountFd(rustix::mount::open_tree(dir, path, flags)?);
     let set = if options.readonly { Attr::RDONLY } else { 0 };
-    set_attributes(mount.as_fd(), Attributes { set, clear: 0, recursive: options.recursive })?;
+    set_attributes(
+        mount.as_fd(),
+        Attributes {
+            set,
+            clear: 0,
+            recursive: options.recursive,
+        },
+    )?;
     Ok(mount)
 }
 
@@ -208,7 +228,14 @@ pub fn filesystem(kind: &str, options: &[(&str, Option<&str>)], flags: u64) -> i
     }
     let mount = finish(fs)?;
     if flags != 0 {
-        set_attributes(mount.as_fd(), Attributes { set: flags, clear: 0, recursive: false })?;
+        set_attributes(
+            mount.as_fd(),
+            Attributes {
+                set: flags,
+                clear: 0,
+                recursive: false,
+            },
+        )?;
     }
     Ok(mount)
 }
@@ -216,13 +243,20 @@ pub fn filesystem(kind: &str, options: &[(&str, Option<&str>)], flags: u64) -> i
 fn finish(fs: OwnedFd) -> io::Result<MountFd> {
     rustix::mount::fsconfig_create(&fs)?;
     let flags = FsMountFlags::FSMOUNT_CLOEXEC;
-    Ok(MountFd(rustix::mount::fsmount(&fs, flags, MountAttrFlags::empty())?))
+    Ok(MountFd(rustix::mount::fsmount(
+        &fs,
+        flags,
+        MountAttrFlags::empty(),
+    )?))
 }
 
 /// Unmounts what is mounted at `path`, at once from the tree and in the end from the kernel when
 /// its last user is gone. Symbolic links are not followed.
 pub fn unmount(path: &Path) -> io::Result<()> {
-    Ok(rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?)
+    Ok(rustix::mount::unmount(
+        path,
+        UnmountFlags::DETACH | UnmountFlags::NOFOLLOW,
+    )?)
 }
 
 /// Flags of [`Attributes`]: the `MOUNT_ATTR_*` of `mount_setattr(2)`.
@@ -276,7 +310,11 @@ pub fn set_attributes(mount: BorrowedFd<'_>, attributes: Attributes) -> io::Resu
             size_of::<libc::mount_attr>(),
         )
     };
-    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -288,7 +326,10 @@ mod tests {
 
     /// A path through the mount, for the standard library.
     fn inside(mount: &MountFd, path: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}/{path}", mount.as_fd().as_raw_fd()))
+        PathBuf::from(format!(
+            "/proc/self/fd/{}/{path}",
+            mount.as_fd().as_raw_fd()
+        ))
     }
 
     fn dirs<const N: usize>(root: &Path, names: [&str; N]) -> [PathBuf; N] {
@@ -342,15 +383,28 @@ mod tests {
             })
             .collect();
         let mount = overlay(&layers, None).unwrap();
-        assert_eq!(fs::read_dir(inside(&mount, "")).unwrap().count(), MAX_LOWER_LAYERS);
+        assert_eq!(
+            fs::read_dir(inside(&mount, "")).unwrap().count(),
+            MAX_LOWER_LAYERS
+        );
         let too_many = vec![tmp.path(); MAX_LOWER_LAYERS + 1];
-        assert_eq!(overlay(&too_many, None).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(
+            overlay(&too_many, None).unwrap_err().kind(),
+            io::ErrorKind::InvalidInput
+        );
     }
 
     #[test]
     fn a_readonly_clone_refuses_writes_and_its_source_does_not() {
         let tmp = tempfile::tempdir().unwrap();
-        let mount = bind_clone_path(tmp.path(), Bind { readonly: true, recursive: false }).unwrap();
+        let mount = bind_clone_path(
+            tmp.path(),
+            Bind {
+                readonly: true,
+                recursive: false,
+            },
+        )
+        .unwrap();
         let error = fs::write(inside(&mount, "a"), "").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ReadOnlyFilesystem);
         fs::write(tmp.path().join("a"), "").unwrap();
@@ -363,7 +417,14 @@ mod tests {
         fs::create_dir(inside(&whole, "sub")).unwrap();
         fs::write(inside(&whole, "sub/file"), "x").unwrap();
         let sub = fs::File::open(inside(&whole, "sub")).unwrap();
-        let part = bind_clone(&sub, Bind { readonly: true, recursive: false }).unwrap();
+        let part = bind_clone(
+            &sub,
+            Bind {
+                readonly: true,
+                recursive: false,
+            },
+        )
+        .unwrap();
         drop((whole, sub));
         assert_eq!(fs::read_to_string(inside(&part, "file")).unwrap(), "x");
     }
@@ -371,7 +432,10 @@ mod tests {
     #[test]
     fn a_tmpfs_keeps_its_size_and_mode() {
         let mount = tmpfs(64 << 10, 0o1777).unwrap();
-        assert_eq!(fs::metadata(inside(&mount, ".")).unwrap().mode() & 0o7777, 0o1777);
+        assert_eq!(
+            fs::metadata(inside(&mount, ".")).unwrap().mode() & 0o7777,
+            0o1777
+        );
         let error = fs::write(inside(&mount, "big"), vec![0; 1 << 20]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     }
