@@ -125,3 +125,100 @@ pub struct SourceRange {
     /// Last character in it.
     pub end_character: i32,
 }
+
+impl From<proto::control::StatusResponse> for Progress {
+    fn from(message: proto::control::StatusResponse) -> Progress {
+        Progress {
+            vertexes: message.vertexes.into_iter().map(Into::into).collect(),
+            statuses: message.statuses.into_iter().map(Into::into).collect(),
+            logs: message.logs.into_iter().map(Into::into).collect(),
+            warnings: message.warnings.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<proto::control::Vertex> for Vertex {
+    fn from(vertex: proto::control::Vertex) -> Vertex {
+        let group = vertex.progress_group.map(|group| ProgressGroup {
+            id: group.id,
+            name: group.name,
+            weak: group.weak,
+        });
+        Vertex {
+            digest: vertex.digest,
+            inputs: vertex.inputs,
+            name: vertex.name,
+            cached: vertex.cached,
+            started: time(vertex.started),
+            completed: time(vertex.completed),
+            error: vertex.error,
+            group,
+        }
+    }
+}
+
+impl From<proto::control::VertexStatus> for VertexStatus {
+    fn from(status: proto::control::VertexStatus) -> VertexStatus {
+        VertexStatus {
+            id: status.id,
+            vertex: status.vertex,
+            name: status.name,
+            current: status.current,
+            total: status.total,
+            timestamp: time(status.timestamp).unwrap_or(SystemTime::UNIX_EPOCH),
+            started: time(status.started),
+            completed: time(status.completed),
+        }
+    }
+}
+
+impl From<proto::control::VertexLog> for VertexLog {
+    fn from(log: proto::control::VertexLog) -> VertexLog {
+        VertexLog {
+            vertex: log.vertex,
+            timestamp: time(log.timestamp).unwrap_or(SystemTime::UNIX_EPOCH),
+            stream: log.stream,
+            data: log.msg.into(),
+        }
+    }
+}
+
+impl From<proto::control::VertexWarning> for VertexWarning {
+    fn from(warning: proto::control::VertexWarning) -> VertexWarning {
+        let text = |line: &[u8]| String::from_utf8_lossy(line).into_owned();
+        let source = warning.info.map(|info| SourceExcerpt::new(info, warning.ranges));
+        VertexWarning {
+            vertex: warning.vertex,
+            level: warning.level,
+            short: text(&warning.short),
+            detail: warning.detail.iter().map(|line| text(line)).collect(),
+            url: warning.url,
+            source,
+        }
+    }
+}
+
+impl SourceExcerpt {
+    /// The places `ranges` in the file of `info`.
+    pub(crate) fn new(info: proto::pb::SourceInfo, ranges: Vec<proto::pb::Range>) -> SourceExcerpt {
+        let range = |range: proto::pb::Range| {
+            let (start, end) = (range.start.unwrap_or_default(), range.end.unwrap_or_default());
+            SourceRange {
+                start_line: start.line,
+                start_character: start.character,
+                end_line: end.line,
+                end_character: end.character,
+            }
+        };
+        SourceExcerpt {
+            filename: info.filename,
+            data: info.data.into(),
+            language: info.language,
+            ranges: ranges.into_iter().map(range).collect(),
+        }
+    }
+}
+
+fn time(timestamp: Option<prost_types::Timestamp>) -> Option<SystemTime> {
+    timestamp.and_then(|timestamp| SystemTime::try_from(timestamp).ok())
+}
