@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
+use bytes::Bytes;
 use oci::Digest;
 
 use crate::{Input, Op, OpMetadata, SourceMap, encode_terminal};
@@ -11,7 +12,7 @@ use crate::{Input, Op, OpMetadata, SourceMap, encode_terminal};
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Definition {
     /// The ops as bytes. The last one only names the result.
-    pub ops: Vec<Vec<u8>>,
+    pub ops: Vec<Bytes>,
     /// What is said about each op, by the digest of its bytes.
     pub metadata: BTreeMap<Digest, OpMetadata>,
     /// Where the ops were written.
@@ -22,7 +23,7 @@ impl Definition {
     /// Adds `op` (whose inputs must have been added before) and returns its digest. An op that is
     /// there already is not added again; its metadata is merged.
     pub fn push(&mut self, op: &Op, metadata: OpMetadata) -> Digest {
-        let bytes = op.encode();
+        let bytes = Bytes::from(op.encode());
         let digest = Digest::of(&bytes);
         match self.metadata.entry(digest) {
             Entry::Vacant(entry) => {
@@ -48,7 +49,7 @@ impl Definition {
         if any(|metadata| metadata.export_cache.is_some()) {
             caps.push("meta.exportcache");
         }
-        let bytes = encode_terminal(result);
+        let bytes = Bytes::from(encode_terminal(result));
         let caps = caps.into_iter().map(|cap| (cap.to_owned(), true)).collect();
         self.metadata.insert(
             Digest::of(&bytes),

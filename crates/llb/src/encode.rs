@@ -157,7 +157,9 @@ fn write_mount(w: &mut Writer, mount: &Mount) {
     w.int(1, index(mount.input));
     w.string(2, &mount.selector);
     w.string(3, &mount.dest);
-    w.int(4, index(mount.output));
+    // Of these two BuildKit's client leaves the number at 0, which means nothing.
+    let unnumbered = matches!(mount.kind, MountKind::Secret(_) | MountKind::Ssh(_));
+    w.int(4, if unnumbered { 0 } else { index(mount.output) });
     w.bool(5, mount.readonly);
     w.int(
         6,

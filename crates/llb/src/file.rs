@@ -1,5 +1,7 @@
 //! Changing files without a container.
 
+use bytes::Bytes;
+
 /// A list of changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FileOp {
@@ -102,7 +104,7 @@ pub struct MkFileAction {
     /// Permission bits.
     pub mode: u32,
     /// Its content.
-    pub data: Vec<u8>,
+    pub data: Bytes,
     /// Its owner; `None` is root.
     pub owner: Option<Owner>,
     /// Its time, in ns since 1970; `None` (−1 on the wire) is now.

@@ -6,6 +6,8 @@
 //! turned into a [`Graph`] once, where it comes in; after that nothing can fail on its content.
 //! Start at [`Op`], then [`Graph`].
 
+mod graph;
+
 mod op;
 
 mod exec;
@@ -15,9 +17,18 @@ mod metadata;
 
 mod definition;
 
+pub mod builder;
+
+mod caps;
+mod convert;
+mod decode;
 mod encode;
+mod keying;
+mod name;
 mod wire;
 
+pub use caps::{CAPABILITIES, UnknownCapability};
+pub use decode::{DecodeError, InvalidOp};
 pub use definition::Definition;
 pub use encode::encode_terminal;
 pub use exec::{
@@ -28,6 +39,8 @@ pub use file::{
     ActionInput, CopyAction, FileAction, FileActionKind, FileOp, MkDirAction, MkFileAction, Owner,
     RmAction, SymlinkAction, UserRef,
 };
+pub use graph::{Graph, Use, Vertex};
+pub use keying::{InputKeying, Keying, Selector};
 pub use metadata::{
     LinuxResources, Location, OpMetadata, Position, ProgressGroup, Range, SourceInfo, SourceMap,
 };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use oci::Digest;
 
 use crate::Definition;
@@ -82,7 +83,7 @@ pub struct SourceInfo {
     /// Its name.
     pub filename: String,
     /// Its text.
-    pub data: Vec<u8>,
+    pub data: Bytes,
     /// Where it came from.
     pub definition: Option<Box<Definition>>,
     /// As in `Dockerfile`.

@@ -32,7 +32,7 @@ pub struct Input {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpKind {
     /// Runs a command in a container.
-    Exec(ExecOp),
+    Exec(Box<ExecOp>),
     /// Brings in something from outside.
     Source(SourceOp),
     /// Changes files.

@@ -1,0 +1,485 @@
+//! A checked graph.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use oci::{Digest, Platform};
+use petgraph::graph::{DiGraph, NodeIndex};
+use proto::pb;
+
+use crate::decode::{self, Received};
+use crate::name::default_name;
+use crate::{
+    DecodeError, Definition, Input, Keying, Location, Op, OpKind, OpMetadata, SourceInfo,
+    SourceMap, SourceOp, caps, encode_terminal,
+};
+
+/// One op of a [`Graph`], checked.
+#[derive(Clone, Debug)]
+pub struct Vertex {
+    digest: Digest,
+    raw: Bytes,
+    op: Op,
+    metadata: OpMetadata,
+    name: String,
+    platform: Platform,
+    outputs: u32,
+    keying: Keying,
+}
+
+impl Vertex {
+    /// Its name in the graph: the sha256 of [`Vertex::raw`].
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The op's bytes as received.
+    pub fn raw(&self) -> &Bytes {
+        &self.raw
+    }
+
+    /// What it does. Every index in it is in range.
+    pub fn op(&self) -> &Op {
+        &self.op
+    }
+
+    /// Its inputs, each an existing output of another vertex of the graph.
+    pub fn inputs(&self) -> &[Input] {
+        &self.op.inputs
+    }
+
+    /// What the definition says about it.
+    pub fn metadata(&self) -> &OpMetadata {
+        &self.metadata
+    }
+
+    /// What it is called: as the client named it, else by what it does.
+    pub fn name(&self) -> &str {
+        self.metadata
+            .description
+            .get("llb.customname")
+            .unwrap_or(&self.name)
+    }
+
+    /// What it runs for: the op's platform, else this machine's; normalized.
+    pub fn platform(&self) -> &Platform {
+        &self.platform
+    }
+
+    /// How many results it has.
+    pub fn outputs(&self) -> u32 {
+        self.outputs
+    }
+
+    /// What decides its key.
+    pub fn keying(&self) -> &Keying {
+        &self.keying
+    }
+
+    /// Whether known results are passed over.
+    pub fn ignore_cache(&self) -> bool {
+        self.metadata.ignore_cache
+    }
+
+    /// Takes a vertex by itself, as it is sent to a worker: [`Vertex::raw`] and its metadata.
+    /// Whether its inputs exist is not looked at.
+    ///
+    /// # Errors
+    /// An op that is not legal.
+    pub fn decode(raw: Bytes, metadata: OpMetadata) -> Result<Vertex, DecodeError> {
+        let received = decode::receive(&raw)?;
+        Vertex::check(Digest::of(&raw), raw, received, metadata, |_| "")
+    }
+
+    fn check<'a>(
+        digest: Digest,
+        raw: Bytes,
+        received: Received,
+        metadata: OpMetadata,
+        input_name: impl Fn(u32) -> &'a str,
+    ) -> Result<Vertex, DecodeError> {
+        for (capability, wanted) in &metadata.caps {
+            if *wanted {
+                caps::require(capability)?;
+            }
+        }
+        let op = received.check()?;
+        let platform = op
+            .platform
+            .as_ref()
+            .map_or_else(Platform::host, Platform::normalized);
+        let outputs = match &op.kind {
+            OpKind::Exec(exec) => exec.outputs(),
+            OpKind::File(file) => file.outputs(),
+            OpKind::Passthrough(passthrough) => {
+                u32::try_from(passthrough.outputs.len()).unwrap_or(u32::MAX)
+            }
+            OpKind::Source(_) | OpKind::Build(_) | OpKind::Merge(_) | OpKind::Diff(_) => 1,
+        };
+        let keying = Keying::of(&op, &platform)?;
+        let name = default_name(&op, input_name);
+        Ok(Vertex {
+            digest,
+            raw,
+            op,
+            metadata,
+            name,
+            platform,
+            outputs,
+            keying,
+        })
+    }
+}
+
+/// How a vertex uses another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Use {
+    /// Which input of the user it is.
+    pub input: u32,
+    /// Which output of the used it is.
+    pub output: u32,
+}
+
+/// A checked graph of vertices with one result.
+///
+/// Holds only what the result depends on. Edges lead from a vertex to its users, and nodes are
+/// numbered so that a vertex comes after all its inputs.
+#[derive(Clone, Debug)]
+pub struct Graph {
+    vertices: DiGraph<Arc<Vertex>, Use>,
+    by_digest: HashMap<Digest, NodeIndex>,
+    result: Input,
+    /// Metadata of the last op, which is no vertex.
+    result_metadata: OpMetadata,
+    source: Option<SourceMap>,
+}
+
+impl Graph {
+    /// The most ops a definition may have: far above any known build (the largest are some
+    /// thousand), low enough that what is kept per op stays small beside the message itself.
+    pub const MAX_OPS: usize = 100_000;
+
+    /// Checks a definition.
+    ///
+    /// # Errors
+    /// Anything in it that is not legal.
+    pub fn new(definition: &Definition) -> Result<Graph, DecodeError> {
+        let mut ops = Ops::receive(definition)?;
+        let result = ops.result;
+        let order = ops.order()?;
+        let mut graph = Graph {
+            vertices: DiGraph::with_capacity(order.len(), order.len()),
+            by_digest: HashMap::with_capacity(order.len()),
+            result,
+            result_metadata: definition
+                .metadata
+                .get(&Digest::of(encode_terminal(result)))
+                .cloned()
+                .unwrap_or_default(),
+            source: definition.source.clone(),
+        };
+        for digest in order {
+            let (raw, received) = ops
+                .received
+                .remove(&digest)
+                .ok_or(DecodeError::MissingInput(digest))?;
+            let metadata = definition
+                .metadata
+                .get(&digest)
+                .cloned()
+                .unwrap_or_default();
+            graph.add(digest, raw, received, metadata)?;
+        }
+        graph.require_output(result)?;
+        Ok(graph)
+    }
+
+    /// Checks a definition as it comes from the wire.
+    ///
+    /// # Errors
+    /// Anything in it that is not legal.
+    pub fn from_definition(definition: &pb::Definition) -> Result<Graph, DecodeError> {
+        Graph::new(&Definition::from_pb(definition.clone())?)
+    }
+
+    /// Adds a vertex whose inputs have been added.
+    fn add(
+        &mut self,
+        digest: Digest,
+        raw: Bytes,
+        received: Received,
+        metadata: OpMetadata,
+    ) -> Result<(), DecodeError> {
+        let inputs = received.inputs.clone();
+        for input in &inputs {
+            self.require_output(*input)?;
+        }
+        let input_name = |index: u32| {
+            let input = inputs.get(index as usize);
+            input
+                .and_then(|input| self.vertex(&input.digest))
+                .map_or("", |vertex| vertex.name())
+        };
+        let vertex = Vertex::check(digest, raw, received, metadata, input_name)?;
+        let node = self.vertices.add_node(Arc::new(vertex));
+        for (number, input) in (0..).zip(&inputs) {
+            let from = self.by_digest[&input.digest];
+            self.vertices.add_edge(
+                from,
+                node,
+                Use {
+                    input: number,
+                    output: input.output,
+                },
+            );
+        }
+        self.by_digest.insert(digest, node);
+        Ok(())
+    }
+
+    fn require_output(&self, input: Input) -> Result<(), DecodeError> {
+        let vertex = self
+            .vertex(&input.digest)
+            .ok_or(DecodeError::MissingInput(input.digest))?;
+        if input.output < vertex.outputs {
+            return Ok(());
+        }
+        Err(DecodeError::NoSuchOutput {
+            digest: input.digest,
+            output: input.output,
+        })
+    }
+
+    /// What the graph results in.
+    pub fn result(&self) -> Input {
+        self.result
+    }
+
+    /// The vertex of the result.
+    pub fn result_vertex(&self) -> &Arc<Vertex> {
+        &self.vertices[self.by_digest[&self.result.digest]]
+    }
+
+    /// The vertex that `digest` names.
+    pub fn vertex(&self, digest: &Digest) -> Option<&Arc<Vertex>> {
+        self.by_digest.get(digest).map(|&node| &self.vertices[node])
+    }
+
+    /// All vertices, each after its inputs.
+    pub fn vertices(&self) -> impl DoubleEndedIterator<Item = &Arc<Vertex>> {
+        self.vertices.raw_nodes().iter().map(|node| &node.weight)
+    }
+
+    /// How many vertices there are; never 0.
+    #[expect(clippy::len_without_is_empty, reason = "a graph is never empty")]
+    pub fn len(&self) -> usize {
+        self.vertices.node_count()
+    }
+
+    /// The graph itself, for algorithms and drawing.
+    pub fn as_petgraph(&self) -> &DiGraph<Arc<Vertex>, Use> {
+        &self.vertices
+    }
+
+    /// Where a vertex was written.
+    pub fn locations(&self, digest: &Digest) -> &[Location] {
+        let source = self.source.as_ref();
+        source
+            .and_then(|source| source.locations.get(digest))
+            .map_or(&[], Vec::as_slice)
+    }
+
+    /// The files of [`Graph::locations`].
+    pub fn source_infos(&self) -> &[SourceInfo] {
+        self.source
+            .as_ref()
+            .map_or(&[], |source| source.infos.as_slice())
+    }
+
+    /// The graph as a definition, with nothing that the result does not depend on.
+    pub fn definition(&self) -> Definition {
+        let mut metadata: BTreeMap<_, _> = self
+            .vertices()
+            .filter(|vertex| vertex.metadata != OpMetadata::default())
+            .map(|vertex| (vertex.digest, vertex.metadata.clone()))
+            .collect();
+        let last = Bytes::from(encode_terminal(self.result));
+        if self.result_metadata != OpMetadata::default() {
+            metadata.insert(Digest::of(&last), self.result_metadata.clone());
+        }
+        let mut ops: Vec<_> = self.vertices().map(|vertex| vertex.raw.clone()).collect();
+        ops.push(last);
+        Definition {
+            ops,
+            metadata,
+            source: self.source.clone(),
+        }
+    }
+
+    /// [`Graph::definition`] for the wire.
+    pub fn to_definition(&self) -> pb::Definition {
+        self.definition().to_pb()
+    }
+
+    /// The graph with other sources: `map` gives a source op's replacement, or `None` to leave it.
+    /// Everything that depends on a replaced op gets another digest.
+    ///
+    /// # Errors
+    /// What `map` fails with.
+    pub fn map_sources<E>(
+        &self,
+        mut map: impl FnMut(&Vertex, &SourceOp) -> Result<Option<SourceOp>, E>,
+    ) -> Result<Graph, E> {
+        let mut graph = Graph {
+            vertices: DiGraph::with_capacity(self.len(), self.vertices.edge_count()),
+            by_digest: HashMap::with_capacity(self.len()),
+            ..self.clone()
+        };
+        let mut renamed: HashMap<Digest, Digest> = HashMap::new();
+        for vertex in self.vertices() {
+            let mut changed = Vertex::clone(vertex);
+            let mut is_changed = false;
+            for input in &mut changed.op.inputs {
+                if let Some(new) = renamed.get(&input.digest) {
+                    input.digest = *new;
+                    is_changed = true;
+                }
+            }
+            if let OpKind::Source(source) = &mut changed.op.kind
+                && let Some(new) = map(vertex, source)?
+            {
+                is_changed |= *source != new;
+                changed.name.clone_from(&new.identifier);
+                *source = new;
+            }
+            if !is_changed {
+                graph.adopt(vertex.clone());
+                continue;
+            }
+            changed.raw = Bytes::from(changed.op.encode());
+            changed.digest = Digest::of(&changed.raw);
+            if let Ok(keying) = Keying::of(&changed.op, &changed.platform) {
+                changed.keying = keying;
+            }
+            renamed.insert(vertex.digest, changed.digest);
+            graph.adopt(Arc::new(changed));
+        }
+        let rename = |digest: &Digest| *renamed.get(digest).unwrap_or(digest);
+        graph.result.digest = rename(&graph.result.digest);
+        if let Some(source) = &mut graph.source {
+            let locations = std::mem::take(&mut source.locations);
+            source.locations = locations
+                .into_iter()
+                .map(|(digest, at)| (rename(&digest), at))
+                .collect();
+        }
+        Ok(graph)
+    }
+
+    /// Adds a checked vertex. Two that became the same are one.
+    fn adopt(&mut self, vertex: Arc<Vertex>) {
+        let Entry::Vacant(entry) = self.by_digest.entry(vertex.digest) else {
+            return;
+        };
+        let node = self.vertices.add_node(vertex.clone());
+        entry.insert(node);
+        for (number, input) in (0..).zip(vertex.inputs()) {
+            let from = self.by_digest[&input.digest];
+            self.vertices.add_edge(
+                from,
+                node,
+                Use {
+                    input: number,
+                    output: input.output,
+                },
+            );
+        }
+    }
+}
+
+/// The ops of a definition, parsed but not checked.
+struct Ops {
+    received: HashMap<Digest, (Bytes, Received)>,
+    /// As in the definition, without repetitions and without the last.
+    digests: Vec<Digest>,
+    result: Input,
+}
+
+impl Ops {
+    fn receive(definition: &Definition) -> Result<Ops, DecodeError> {
+        if definition.ops.len() > Graph::MAX_OPS {
+            return Err(DecodeError::TooMany(definition.ops.len()));
+        }
+        let mut received = HashMap::with_capacity(definition.ops.len());
+        let mut digests = Vec::with_capacity(definition.ops.len());
+        let mut last = None;
+        for raw in &definition.ops {
+            let digest = Digest::of(raw);
+            last = Some(digest);
+            if let Entry::Vacant(entry) = received.entry(digest) {
+                entry.insert((raw.clone(), decode::receive(raw)?));
+                digests.push(digest);
+            }
+        }
+        let last = last.ok_or(DecodeError::Empty)?;
+        if received.len() < 2 {
+            return Err(DecodeError::TooFew(received.len()));
+        }
+        let terminal = received.remove(&last);
+        let result = terminal.and_then(|(_, op)| op.inputs.first().copied());
+        digests.retain(|digest| *digest != last);
+        Ok(Ops {
+            received,
+            digests,
+            result: result.ok_or(DecodeError::NoResult)?,
+        })
+    }
+
+    /// What the result depends on, each op after its inputs: in the order of the definition if
+    /// that is such an order.
+    fn order(&self) -> Result<Vec<Digest>, DecodeError> {
+        let reachable = self.reachable()?;
+        let mut graph: DiGraph<Digest, ()> = DiGraph::with_capacity(reachable.len(), 0);
+        let mut nodes = HashMap::with_capacity(reachable.len());
+        let mut order = Vec::with_capacity(reachable.len());
+        for &digest in self
+            .digests
+            .iter()
+            .filter(|digest| reachable.contains(digest))
+        {
+            nodes.insert(digest, graph.add_node(digest));
+            order.push(digest);
+        }
+        let mut is_sorted = true;
+        for (digest, &node) in &nodes {
+            for input in &self.received[digest].1.inputs {
+                let from = nodes[&input.digest];
+                is_sorted &= from < node;
+                graph.add_edge(from, node, ());
+            }
+        }
+        if is_sorted {
+            return Ok(order);
+        }
+        let sorted = petgraph::algo::toposort(&graph, None)
+            .map_err(|cycle| DecodeError::Loop(graph[cycle.node_id()]))?;
+        Ok(sorted.into_iter().map(|node| graph[node]).collect())
+    }
+
+    fn reachable(&self) -> Result<HashSet<Digest>, DecodeError> {
+        let mut reachable = HashSet::new();
+        let mut stack = vec![self.result.digest];
+        while let Some(digest) = stack.pop() {
+            let (_, op) = self
+                .received
+                .get(&digest)
+                .ok_or(DecodeError::MissingInput(digest))?;
+            if reachable.insert(digest) {
+                stack.extend(op.inputs.iter().map(|input| input.digest));
+            }
+        }
+        Ok(reachable)
+    }
+}
