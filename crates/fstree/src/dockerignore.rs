@@ -27,7 +27,11 @@ pub fn parse(text: &[u8]) -> Result<Vec<String>, ParseError> {
             None => (line, ""),
         };
         // A lone `!` stays as it is, for the matcher to refuse.
-        let pattern = if pattern.is_empty() { String::new() } else { clean(pattern) };
+        let pattern = if pattern.is_empty() {
+            String::new()
+        } else {
+            clean(pattern)
+        };
         let pattern = match pattern.strip_prefix('/') {
             Some(rest) if !rest.is_empty() => rest,
             _ => &pattern,
@@ -43,8 +47,18 @@ mod tests {
 
     #[test]
     fn lines_become_patterns() {
-        let text = "\u{feff}# comment\n\n  # no comment\r\n/abs/path/\n./a//b\n! /x \n!\n \t \n/\n*\nlast";
-        let want = ["# no comment", "abs/path", "a/b", "!x", "!", "/", "*", "last"];
+        let text =
+            "\u{feff}# comment\n\n  # no comment\r\n/abs/path/\n./a//b\n! /x \n!\n \t \n/\n*\nlast";
+        let want = [
+            "# no comment",
+            "abs/path",
+            "a/b",
+            "!x",
+            "!",
+            "/",
+            "*",
+            "last",
+        ];
         assert_eq!(parse(text.as_bytes()).unwrap(), want);
         assert_eq!(parse(b"").unwrap(), Vec::<String>::new());
         assert_eq!(parse(b"ok\n\xff\n").unwrap_err(), ParseError { line: 2 });

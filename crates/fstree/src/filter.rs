@@ -39,12 +39,17 @@ pub(crate) struct Verdict {
 }
 
 impl Filter {
-    pub(crate) fn new<S: AsRef<str>>(
-        include: &[S],
-        exclude: &[S],
-    ) -> Result<Filter, PatternError> {
-        let include = if include.is_empty() { None } else { Some(Matcher::new(include)?) };
-        let exclude = if exclude.is_empty() { None } else { Some(Matcher::new(exclude)?) };
+    pub(crate) fn new<S: AsRef<str>>(include: &[S], exclude: &[S]) -> Result<Filter, PatternError> {
+        let include = if include.is_empty() {
+            None
+        } else {
+            Some(Matcher::new(include)?)
+        };
+        let exclude = if exclude.is_empty() {
+            None
+        } else {
+            Some(Matcher::new(exclude)?)
+        };
         let literal = |matcher: &Option<Matcher>, exceptions: bool| {
             matcher.as_ref().is_none_or(|matcher| {
                 matcher
@@ -62,7 +67,11 @@ impl Filter {
 
     /// Judges the entry at `path`, relative to the root, in a directory judged with `parent`.
     pub(crate) fn judge(&self, path: &Path, is_dir: bool, parent: &FilterState) -> Verdict {
-        let mut verdict = Verdict { taken: true, enter: is_dir, state: FilterState::default() };
+        let mut verdict = Verdict {
+            taken: true,
+            enter: is_dir,
+            state: FilterState::default(),
+        };
         if let Some(include) = &self.include {
             let (matched, carried) = include.matches_below(path, &parent.include);
             verdict.state.include = carried;
@@ -103,7 +112,11 @@ mod tests {
     fn check(include: &[&str], exclude: &[&str], dir: &str, want: (bool, bool)) {
         let filter = Filter::new(include, exclude).unwrap();
         let verdict = filter.judge(Path::new(dir), true, &FilterState::default());
-        assert_eq!((verdict.taken, verdict.enter), want, "{include:?} {exclude:?} {dir}");
+        assert_eq!(
+            (verdict.taken, verdict.enter),
+            want,
+            "{include:?} {exclude:?} {dir}"
+        );
     }
 
     #[test]

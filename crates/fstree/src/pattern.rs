@@ -63,7 +63,10 @@ impl Matcher {
             }
         }
         let has_exceptions = compiled.iter().any(|pattern| pattern.exception);
-        Ok(Matcher { patterns: compiled, has_exceptions })
+        Ok(Matcher {
+            patterns: compiled,
+            has_exceptions,
+        })
     }
 
     /// Whether any pattern starts with `!`.
@@ -104,10 +107,13 @@ impl Matcher {
     /// The patterns that select (`exception` false) or the exceptions, without a `/*` or `/**` at
     /// the end.
     pub(crate) fn stems(&self, exception: bool) -> impl Iterator<Item = &str> {
-        self.patterns.iter().filter(move |pattern| pattern.exception == exception).map(|pattern| {
-            let text = pattern.text.strip_suffix("/**").unwrap_or(&pattern.text);
-            text.strip_suffix("/*").unwrap_or(text)
-        })
+        self.patterns
+            .iter()
+            .filter(move |pattern| pattern.exception == exception)
+            .map(|pattern| {
+                let text = pattern.text.strip_suffix("/**").unwrap_or(&pattern.text);
+                text.strip_suffix("/*").unwrap_or(text)
+            })
     }
 }
 
@@ -120,17 +126,26 @@ impl Pattern {
             None => (cleaned, false),
         };
         // The syntax is that of filepath.Match, so its check is the one that counts.
-        go_match(&text, Path::new("."))
-            .map_err(|source| PatternError::Syntax { pattern: pattern.to_owned(), source })?;
+        go_match(&text, Path::new(".")).map_err(|source| PatternError::Syntax {
+            pattern: pattern.to_owned(),
+            source,
+        })?;
         let glob =
             Glob::compile(&text).ok_or_else(|| PatternError::TooComplex(pattern.to_owned()))?;
-        Ok(Pattern { text, exception, glob })
+        Ok(Pattern {
+            text,
+            exception,
+            glob,
+        })
     }
 }
 
 /// The directories above `path`, the outermost first.
 fn ancestors(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-    path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at])
+    path.iter()
+        .enumerate()
+        .filter(|(_, byte)| **byte == b'/')
+        .map(|(at, _)| &path[..at])
 }
 
 #[cfg(test)]
@@ -144,12 +159,24 @@ mod tests {
             let patterns: Vec<&str> = parts.next().unwrap().collect();
             let matcher = Matcher::new(&patterns).unwrap();
             for path in parts.next().unwrap() {
-                assert!(matcher.matches(Path::new(path)), "{patterns:?} selects {path}");
-                assert!(carried(&matcher, path), "{patterns:?} selects {path}, carried");
+                assert!(
+                    matcher.matches(Path::new(path)),
+                    "{patterns:?} selects {path}"
+                );
+                assert!(
+                    carried(&matcher, path),
+                    "{patterns:?} selects {path}, carried"
+                );
             }
             for path in parts.next().unwrap() {
-                assert!(!matcher.matches(Path::new(path)), "{patterns:?} leaves {path}");
-                assert!(!carried(&matcher, path), "{patterns:?} leaves {path}, carried");
+                assert!(
+                    !matcher.matches(Path::new(path)),
+                    "{patterns:?} leaves {path}"
+                );
+                assert!(
+                    !carried(&matcher, path),
+                    "{patterns:?} leaves {path}, carried"
+                );
             }
         }
     }
@@ -158,7 +185,11 @@ mod tests {
     fn carried(matcher: &Matcher, path: &str) -> bool {
         let mut state = Carried::default();
         let mut selected = false;
-        for end in path.match_indices('/').map(|(at, _)| at).chain([path.len()]) {
+        for end in path
+            .match_indices('/')
+            .map(|(at, _)| at)
+            .chain([path.len()])
+        {
             (selected, state) = matcher.matches_below(Path::new(&path[..end]), &state);
         }
         selected
@@ -203,14 +234,26 @@ mod tests {
     fn names_that_are_not_utf8_are_matched_by_their_bytes() {
         use std::ffi::OsStr;
         let name = Path::new(OsStr::from_bytes(b"a/\xff.log"));
-        for (pattern, want) in [("**/*.log", true), ("a", true), ("*.log", false), ("a/*", true)] {
-            assert_eq!(Matcher::new(&[pattern]).unwrap().matches(name), want, "{pattern}");
+        for (pattern, want) in [
+            ("**/*.log", true),
+            ("a", true),
+            ("*.log", false),
+            ("a/*", true),
+        ] {
+            assert_eq!(
+                Matcher::new(&[pattern]).unwrap().matches(name),
+                want,
+                "{pattern}"
+            );
         }
     }
 
     #[test]
     fn bad_patterns_are_refused() {
-        assert_eq!(Matcher::new(&["!"]).unwrap_err(), PatternError::LoneException);
+        assert_eq!(
+            Matcher::new(&["!"]).unwrap_err(),
+            PatternError::LoneException
+        );
         for bad in ["[", "a[b", "[]", "[a-]", "a\\", "!x[", "[^]"] {
             let error = Matcher::new(&["ok", bad]).unwrap_err();
             assert!(matches!(error, PatternError::Syntax { .. }), "{bad}");

@@ -58,7 +58,10 @@ pub(crate) fn in_root(root: &RootDir, path: &Path, follow: Follow) -> io::Result
 
 /// Whether the error says that there is nothing under a name.
 pub(crate) fn is_missing(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
 }
 
 fn parts(path: &Path) -> VecDeque<OsString> {
@@ -75,11 +78,7 @@ fn parts(path: &Path) -> VecDeque<OsString> {
 ///
 /// Links are followed in the part before the first wildcard only (with [`Follow::No`], not in its
 /// last component). A pattern without wildcards is its own match, whether it exists or not.
-pub(crate) fn wildcards(
-    root: &RootDir,
-    pattern: &str,
-    follow: Follow,
-) -> io::Result<Vec<PathBuf>> {
+pub(crate) fn wildcards(root: &RootDir, pattern: &str, follow: Follow) -> io::Result<Vec<PathBuf>> {
     let (fixed, wild) = split_wildcards(pattern);
     if wild.is_empty() {
         return Ok(vec![PathBuf::from(fixed)]);
@@ -108,22 +107,31 @@ pub(crate) fn wildcards(
 pub(crate) fn split_wildcards(pattern: &str) -> (String, Vec<String>) {
     let cleaned = clean(pattern);
     let parts: Vec<&str> = cleaned.trim_start_matches('/').split('/').collect();
-    let at = parts.iter().position(|part| has_wildcard(part.as_bytes())).unwrap_or(parts.len());
-    (parts[..at].join("/"), parts[at..].iter().map(|part| (*part).to_owned()).collect())
+    let at = parts
+        .iter()
+        .position(|part| has_wildcard(part.as_bytes()))
+        .unwrap_or(parts.len());
+    (
+        parts[..at].join("/"),
+        parts[at..].iter().map(|part| (*part).to_owned()).collect(),
+    )
 }
 
 /// The include patterns that take `paths` along with every link on the way and its target.
 ///
 /// `None` if one of them is the root, so that all is taken.
-pub(crate) fn follow_paths(
-    root: &RootDir,
-    paths: &[String],
-) -> io::Result<Option<Vec<String>>> {
-    let mut resolver = FollowPaths { root, found: BTreeSet::new() };
+pub(crate) fn follow_paths(root: &RootDir, paths: &[String]) -> io::Result<Option<Vec<String>>> {
+    let mut resolver = FollowPaths {
+        root,
+        found: BTreeSet::new(),
+    };
     for path in paths {
         resolver.add(relative(Path::new(path)))?;
     }
-    let names = resolver.found.iter().map(|path| path.to_string_lossy().into_owned());
+    let names = resolver
+        .found
+        .iter()
+        .map(|path| path.to_string_lossy().into_owned());
     Ok(without_nested(names.collect()))
 }
 
@@ -186,7 +194,9 @@ impl FollowPaths<'_> {
         let name = path.file_name().unwrap_or(OsStr::new(""));
         let mut names = vec![name.to_owned()];
         if has_wildcard(name.as_bytes()) {
-            let Some(pattern) = name.to_str() else { return Ok(Vec::new()) };
+            let Some(pattern) = name.to_str() else {
+                return Ok(Vec::new());
+            };
             names = match self.root.read_dir(dir) {
                 Ok(entries) => entries
                     .into_iter()
@@ -248,7 +258,11 @@ mod tests {
             ("nothing/../x", Follow::Yes, "x"),
             ("abs/../a", Follow::Yes, "a"),
         ] {
-            assert_eq!(in_root(&root, Path::new(path), follow).unwrap(), Path::new(want), "{path}");
+            assert_eq!(
+                in_root(&root, Path::new(path), follow).unwrap(),
+                Path::new(want),
+                "{path}"
+            );
         }
         assert!(in_root(&root, Path::new("loop1/x"), Follow::Yes).is_err());
     }
@@ -258,7 +272,11 @@ mod tests {
         let (_dir, root) = fixture();
         let check = |pattern: &str, want: &[&str]| {
             let found = wildcards(&root, pattern, Follow::Yes).unwrap();
-            assert_eq!(found, want.iter().map(PathBuf::from).collect::<Vec<_>>(), "{pattern}");
+            assert_eq!(
+                found,
+                want.iter().map(PathBuf::from).collect::<Vec<_>>(),
+                "{pattern}"
+            );
         };
         check("/a/x?", &["a/x1", "a/x2"]);
         check("/*/*/x3", &["a/b/x3"]);

@@ -88,7 +88,10 @@ struct Listed {
 /// A directory that is not selected is given all the same before the first selected entry below
 /// it. Entries that vanish during the walk are left out, and so are overlay whiteouts.
 pub fn walk(root: &RootDir, options: &WalkOptions) -> Result<Walk, WalkError> {
-    let read = |source| WalkError::Read { path: PathBuf::from("/"), source };
+    let read = |source| WalkError::Read {
+        path: PathBuf::from("/"),
+        source,
+    };
     let mut include = options.include.clone();
     if !options.follow_paths.is_empty() {
         include = match follow_paths(root, &options.follow_paths).map_err(read)? {
@@ -108,7 +111,10 @@ pub fn walk(root: &RootDir, options: &WalkOptions) -> Result<Walk, WalkError> {
         names: HashMap::new(),
     };
     let entries = walk.list(Path::new(""), &FilterState::default())?;
-    walk.levels.push(Level { pending: None, entries: entries.into_iter() });
+    walk.levels.push(Level {
+        pending: None,
+        entries: entries.into_iter(),
+    });
     Ok(walk)
 }
 
@@ -134,11 +140,19 @@ impl Iterator for Walk {
 
 impl Walk {
     fn take(&mut self, listed: Listed) -> Result<(), WalkError> {
-        let Listed { entry, taken, enter } = listed;
+        let Listed {
+            entry,
+            taken,
+            enter,
+        } = listed;
         let path = entry.path.clone();
         let mut pending = None;
         if taken {
-            self.ready.extend(self.levels.iter_mut().filter_map(|level| level.pending.take()));
+            self.ready.extend(
+                self.levels
+                    .iter_mut()
+                    .filter_map(|level| level.pending.take()),
+            );
             self.ready.push_back(entry);
         } else {
             pending = Some(entry);
@@ -154,14 +168,20 @@ impl Walk {
                 }
                 Err(error) => return Err(error),
             };
-            self.levels.push(Level { pending, entries: entries.into_iter() });
+            self.levels.push(Level {
+                pending,
+                entries: entries.into_iter(),
+            });
         }
         Ok(())
     }
 
     /// The entries of a directory that are taken or may lead to some.
     fn list(&self, dir: &Path, state: &FilterState) -> Result<Vec<Listed>, WalkError> {
-        let failed = |source| WalkError::Read { path: dir.to_owned(), source };
+        let failed = |source| WalkError::Read {
+            path: dir.to_owned(),
+            source,
+        };
         let opened = self.root.open_dir(dir).map_err(failed)?;
         let mut listed = Vec::new();
         for found in opened.read_dir(Path::new(".")).map_err(failed)? {
@@ -175,7 +195,11 @@ impl Walk {
                 Ok(entry) => {
                     let enter = verdict.enter && entry.metadata.kind == FileKind::Dir;
                     let enter = enter.then_some(verdict.state);
-                    listed.push(Listed { entry, taken: verdict.taken, enter });
+                    listed.push(Listed {
+                        entry,
+                        taken: verdict.taken,
+                        enter,
+                    });
                 }
                 Err(WalkError::Read { source, .. }) if is_missing(&source) => {}
                 Err(error) => return Err(error),
@@ -191,13 +215,21 @@ impl Walk {
                 FileKind::Symlink => Some(dir.read_link(name)?),
                 _ => None,
             };
-            let xattrs = if self.xattrs { dir.xattrs(name)? } else { BTreeMap::new() };
+            let xattrs = if self.xattrs {
+                dir.xattrs(name)?
+            } else {
+                BTreeMap::new()
+            };
             Ok((metadata, link, xattrs))
         };
         match read() {
-            Ok((metadata, link, xattrs)) => {
-                Ok(Entry { path, metadata, link, hardlink_to: None, xattrs })
-            }
+            Ok((metadata, link, xattrs)) => Ok(Entry {
+                path,
+                metadata,
+                link,
+                hardlink_to: None,
+                xattrs,
+            }),
             Err(source) => Err(WalkError::Read { path, source }),
         }
     }
@@ -262,7 +294,13 @@ mod tests {
         check(&root, &["a/b/c"], &[], &[], "a a/b a/b/c");
         check(&root, &["*/*/c", "e"], &[], &[], "a a/b a/b/c e");
         check(&root, &["a/none"], &[], &[], "");
-        check(&root, &[], &["a", "!a/d"], &[], "a a/d a-x a.y a.y/z e link");
+        check(
+            &root,
+            &[],
+            &["a", "!a/d"],
+            &[],
+            "a a/d a-x a.y a.y/z e link",
+        );
         check(&root, &["a"], &["**/c"], &[], "a a/b a/d");
         check(&root, &[], &[], &["link/c"], "a a/b a/b/c link");
         check(&root, &["e"], &[], &["link"], "a a/b a/b/c e link");
@@ -273,9 +311,12 @@ mod tests {
     fn a_second_name_tells_the_first() {
         let (dir, root) = fixture(&["b/one", "c/three"]);
         fs::hard_link(dir.path().join("b/one"), dir.path().join("a")).unwrap();
-        root.mknod(Path::new("w"), FileKind::CharDevice, 0, 0).unwrap();
-        let entries: Vec<Entry> =
-            walk(&root, &WalkOptions::default()).unwrap().map(Result::unwrap).collect();
+        root.mknod(Path::new("w"), FileKind::CharDevice, 0, 0)
+            .unwrap();
+        let entries: Vec<Entry> = walk(&root, &WalkOptions::default())
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
         let links: Vec<_> = entries
             .iter()
             .map(|entry| (entry.path.to_str().unwrap(), entry.hardlink_to.as_deref()))

@@ -24,6 +24,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
 
 pub use entry::DirEntry;
 pub use metadata::{FileKind, Metadata};
+pub use xattr::{set_xattr_of, xattrs_of};
 
 /// How often a lookup is tried again when the kernel saw a rename race and could not tell whether
 /// the path stayed inside (`EAGAIN`). A process that renames in a loop must not hold us forever.
@@ -128,6 +129,31 @@ impl RootDir {
     pub fn open_file_nofollow(&self, path: &Path) -> io::Result<File> {
         let found = self.resolve(path, Follow::No)?;
         reopen_regular(&found, OFlags::RDONLY)
+    }
+
+    /// Opens for reading what the caller has just seen to be a regular file, in a tree that nobody
+    /// else changes; the last component is not followed.
+    ///
+    /// One system call where [`RootDir::open_file_nofollow`] takes four: for the many files of a
+    /// tree.
+    pub fn open_seen_file(&self, path: &Path) -> io::Result<File> {
+        let place = self.place(path)?;
+        let flags = OFlags::RDONLY
+            | OFlags::NOFOLLOW
+            | OFlags::NONBLOCK
+            | OFlags::NOCTTY
+            | OFlags::CLOEXEC;
+        Ok(File::from(rustix::fs::openat(&place.dir, place.name, flags, Mode::empty())?))
+    }
+
+    /// Creates the regular file `path`, which must not exist, readable by its owner only, for a
+    /// caller that sets the mode when the content is there.
+    pub fn create_private(&self, path: &Path) -> io::Result<File> {
+        let place = self.place(path)?;
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR;
+        Ok(File::from(rustix::fs::openat(&place.dir, place.name, flags, mode)?))
     }
 
     /// Creates the regular file `path` with exactly the permission bits `mode`, open for writing.

@@ -19,7 +19,10 @@ pub(super) enum Token {
     /// This character.
     Literal(char),
     /// `[…]`: one character of these ranges, or of none of them.
-    Class { negated: bool, ranges: Vec<(char, char)> },
+    Class {
+        negated: bool,
+        ranges: Vec<(char, char)>,
+    },
 }
 
 /// One character of a name; a byte that is not UTF-8 is a character of its own.
@@ -118,7 +121,10 @@ impl Token {
             (Token::Any, unit) => unit != Unit::Char('/'),
             (Token::Literal(want), unit) => unit == Unit::Char(*want),
             (Token::Class { negated, ranges }, Unit::Char(char)) => {
-                ranges.iter().any(|(low, high)| (*low..=*high).contains(&char)) != *negated
+                ranges
+                    .iter()
+                    .any(|(low, high)| (*low..=*high).contains(&char))
+                    != *negated
             }
             (Token::Class { negated, .. }, Unit::Byte) => *negated,
         }
@@ -171,9 +177,15 @@ mod tests {
             ("**", "a", true),
             ("**/b", "a/x/b", false),
         ] {
-            assert_eq!(go_match(pattern, Path::new(name)), Ok(want), "{pattern} {name}");
+            assert_eq!(
+                go_match(pattern, Path::new(name)),
+                Ok(want),
+                "{pattern} {name}"
+            );
         }
-        for bad in ["[]a]", "[-]", "[x-]", "[-x]", "[a-b-c]", "[", "[^", "[^bc", "a[", "a\\"] {
+        for bad in [
+            "[]a]", "[-]", "[x-]", "[-x]", "[a-b-c]", "[", "[^", "[^bc", "a[", "a\\",
+        ] {
             assert_eq!(go_match(bad, Path::new("a")), Err(BadPattern), "{bad}");
         }
     }
@@ -182,6 +194,9 @@ mod tests {
     fn many_stars_take_no_exponential_time() {
         let name = "a".repeat(5000);
         assert_eq!(go_match(&"a*".repeat(500), Path::new(&name)), Ok(true));
-        assert_eq!(go_match(&format!("{}b", "a*".repeat(500)), Path::new(&name)), Ok(false));
+        assert_eq!(
+            go_match(&format!("{}b", "a*".repeat(500)), Path::new(&name)),
+            Ok(false)
+        );
     }
 }

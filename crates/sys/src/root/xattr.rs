@@ -6,10 +6,9 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-
-use std::os::fd::AsFd;
 
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
@@ -81,6 +80,41 @@ impl RootDir {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// All extended attributes of an open file or directory. None where the filesystem has none.
+pub fn xattrs_of(file: impl AsFd) -> io::Result<BTreeMap<OsString, Vec<u8>>> {
+    let file = file.as_fd();
+    collect(
+        |buffer| rustix::fs::flistxattr(file, buffer),
+        |name, buffer| rustix::fs::fgetxattr(file, name, buffer),
+    )
+}
+
+/// Sets the extended attribute `name` of an open file or directory.
+pub fn set_xattr_of(file: impl AsFd, name: &OsStr, value: &[u8]) -> io::Result<()> {
+    Ok(rustix::fs::fsetxattr(file, name.as_bytes(), value, XattrFlags::empty())?)
+}
+
+fn collect(
+    list: impl Fn(&mut [u8]) -> Result<usize, Errno>,
+    get: impl Fn(&[u8], &mut [u8]) -> Result<usize, Errno>,
+) -> io::Result<BTreeMap<OsString, Vec<u8>>> {
+    let mut found = BTreeMap::new();
+    let names = match grow(list) {
+        Ok(names) => names,
+        Err(Errno::NOTSUP) => return Ok(found),
+        Err(error) => return Err(error.into()),
+    };
+    for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        match grow(|buffer| get(name, buffer)) {
+            Ok(value) => drop(found.insert(OsString::from_vec(name.to_vec()), value)),
+            // Removed since it was listed, or listed but not readable for anyone.
+            Err(Errno::NODATA | Errno::NOTSUP) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(found)
 }
 
 impl Place<'_> {
