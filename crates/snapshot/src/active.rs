@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sys::mount::{Bind, MountFd};
 use sys::root::RootDir;
@@ -22,6 +23,8 @@ pub struct Active {
     layer: LayerId,
     lower: Arc<[LayerId]>,
     state: State,
+    /// There is a scratch directory.
+    mounted: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +36,13 @@ enum State {
 
 impl Active {
     pub(crate) fn new(inner: Arc<Inner>, layer: LayerId, lower: Arc<[LayerId]>) -> Active {
-        Active { inner, layer, lower, state: State::Open }
+        Active {
+            inner,
+            layer,
+            lower,
+            state: State::Open,
+            mounted: AtomicBool::new(false),
+        }
     }
 
     /// The number of the layer.
@@ -52,17 +61,26 @@ impl Active {
     /// # Errors
     /// When a layer is missing or the kernel refuses.
     pub fn mount(&self) -> Result<MountFd, MountError> {
-        let stack = |source| MountError::Stack { depth: self.lower.len() + 1, source };
+        let stack = |source| MountError::Stack {
+            depth: self.lower.len() + 1,
+            source,
+        };
         match self.inner.kind {
             Mode::Overlay => {
                 let lower = self.inner.lower(&self.lower)?;
                 let work = self.inner.dir(self.layer).join(WORK);
                 make_dir_all(&work).map_err(stack)?;
+                self.mounted.store(true, Ordering::Relaxed);
                 sys::mount::overlay(&lower, Some((&self.fs_path(), &work))).map_err(stack)
             }
             Mode::Native => {
-                let full = native::full(&self.inner, self.layer, &self.lower)
-                    .map_err(|source| MountError::Copy { layer: self.layer, source })?;
+                let full =
+                    native::full(&self.inner, self.layer, &self.lower).map_err(|source| {
+                        MountError::Copy {
+                            layer: self.layer,
+                            source,
+                        }
+                    })?;
                 bind(&full).map_err(stack)
             }
         }
@@ -74,7 +92,10 @@ impl Active {
     /// # Errors
     /// When the kernel refuses.
     pub fn bind(&self) -> Result<MountFd, MountError> {
-        bind(&self.fs_path()).map_err(|source| MountError::Layer { layer: self.layer, source })
+        bind(&self.fs_path()).map_err(|source| MountError::Layer {
+            layer: self.layer,
+            source,
+        })
     }
 
     /// The files of the layer alone, in overlay form.
@@ -82,8 +103,10 @@ impl Active {
     /// # Errors
     /// When the directory cannot be opened.
     pub fn fs(&self) -> Result<RootDir, MountError> {
-        RootDir::open(&self.fs_path())
-            .map_err(|source| MountError::Layer { layer: self.layer, source })
+        RootDir::open(&self.fs_path()).map_err(|source| MountError::Layer {
+            layer: self.layer,
+            source,
+        })
     }
 
     /// A directory beside the layer's files for what is known about them. It goes with the layer.
@@ -91,7 +114,12 @@ impl Active {
     /// # Errors
     /// When it cannot be made.
     pub fn notes(&self) -> Result<RootDir, MountError> {
-        self.inner.notes(self.layer).map_err(|source| MountError::Layer { layer: self.layer, source })
+        self.inner
+            .notes(self.layer)
+            .map_err(|source| MountError::Layer {
+                layer: self.layer,
+                source,
+            })
     }
 
     /// Ends the layer. From now on it does not change.
@@ -102,13 +130,12 @@ impl Active {
         let layer = self.layer;
         match self.inner.kind {
             Mode::Overlay => {
-                let work = self.inner.dir(layer).join(WORK);
-                match self.inner.trash.take(&work) {
-                    Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                        return Err(CommitError::Finish { layer, source });
-                    }
-                    Ok(()) | Err(_) => self.announce(),
+                if self.mounted.load(Ordering::Relaxed) {
+                    self.inner
+                        .trash
+                        .remove_in_place(self.inner.dir(layer).join(WORK));
                 }
+                self.announce();
             }
             Mode::Native => self.settle()?,
         }
@@ -154,10 +181,16 @@ impl Active {
 }
 
 /// The scratch directory of an overlay mount.
-const WORK: &str = "work";
+pub(crate) const WORK: &str = "work";
 
 fn bind(path: &std::path::Path) -> io::Result<MountFd> {
-    sys::mount::bind_clone_path(path, Bind { readonly: false, recursive: false })
+    sys::mount::bind_clone_path(
+        path,
+        Bind {
+            readonly: false,
+            recursive: false,
+        },
+    )
 }
 
 impl Drop for Active {

@@ -44,11 +44,18 @@ fn copy(from: &OwnedFd, to: &OwnedFd, name: &CStr, stat: &Stat) -> io::Result<()
             rustix::fs::chmodat(to, name, mode, AtFlags::empty())?;
         }
     }
-    let (uid, gid) =
-        (rustix::fs::Uid::from_raw(stat.st_uid), rustix::fs::Gid::from_raw(stat.st_gid));
+    let (uid, gid) = (
+        rustix::fs::Uid::from_raw(stat.st_uid),
+        rustix::fs::Gid::from_raw(stat.st_gid),
+    );
     rustix::fs::chownat(to, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
     tree::copy_xattrs(&Xattrs::at(from, name), &Xattrs::at(to, name))?;
-    Ok(rustix::fs::utimensat(to, name, &tree::times(stat), AtFlags::SYMLINK_NOFOLLOW)?)
+    Ok(rustix::fs::utimensat(
+        to,
+        name,
+        &tree::times(stat),
+        AtFlags::SYMLINK_NOFOLLOW,
+    )?)
 }
 
 fn regular(from: &OwnedFd, to: &OwnedFd, name: &CStr, stat: &Stat) -> io::Result<()> {
@@ -58,7 +65,10 @@ fn regular(from: &OwnedFd, to: &OwnedFd, name: &CStr, stat: &Stat) -> io::Result
     let target = rustix::fs::openat(to, name, flags, Mode::RUSR | Mode::WUSR)?;
     if rustix::fs::ioctl_ficlone(&target, &source).is_err() {
         // Uses copy_file_range where both sides allow it.
-        io::copy(&mut File::from(source.try_clone()?), &mut File::from(target.try_clone()?))?;
+        io::copy(
+            &mut File::from(source.try_clone()?),
+            &mut File::from(target.try_clone()?),
+        )?;
     }
     tree::copy_owner(stat, &target)?;
     tree::copy_xattrs(&Xattrs::Of(source.as_fd()), &Xattrs::Of(target.as_fd()))?;
@@ -124,7 +134,12 @@ impl Level {
                 links.node(&from, &to, &path, &item.name)?;
             }
         }
-        Ok(Level { from, to, path, dirs })
+        Ok(Level {
+            from,
+            to,
+            path,
+            dirs,
+        })
     }
 }
 
@@ -139,7 +154,11 @@ pub(crate) struct Links {
 impl Links {
     /// For copies into the tree below `root`.
     pub(crate) fn new(root: &OwnedFd, transfer: Transfer) -> io::Result<Links> {
-        Ok(Links { transfer, root: root.try_clone()?, seen: HashMap::new() })
+        Ok(Links {
+            transfer,
+            root: root.try_clone()?,
+            seen: HashMap::new(),
+        })
     }
 
     /// Copies `name`, not a directory, from `from` to `to`, which is at `path` below the root.

@@ -33,8 +33,17 @@ pub(crate) fn diff(
     options: Options,
 ) -> io::Result<()> {
     let mut links = Links::new(target, options.transfer)?;
-    let root = Level::enter(lower.try_clone()?, upper.try_clone()?, CString::default(), Vec::new())?;
-    let mut walk = Walk { levels: vec![root], target: target.try_clone()?, options };
+    let root = Level::enter(
+        lower.try_clone()?,
+        upper.try_clone()?,
+        CString::default(),
+        Vec::new(),
+    )?;
+    let mut walk = Walk {
+        levels: vec![root],
+        target: target.try_clone()?,
+        options,
+    };
     while let Some(level) = walk.levels.last_mut() {
         match level.pairs.pop() {
             Some(pair) => walk.pair(pair, &mut links)?,
@@ -73,7 +82,15 @@ struct Walk {
 impl Level {
     fn enter(lower: OwnedFd, upper: OwnedFd, name: CString, path: Vec<u8>) -> io::Result<Level> {
         let pairs = pairs(tree::list(&lower)?, tree::list(&upper)?);
-        Ok(Level { name, path, lower, upper, pairs, made: None, whiteouts: false })
+        Ok(Level {
+            name,
+            path,
+            lower,
+            upper,
+            pairs,
+            made: None,
+            whiteouts: false,
+        })
     }
 }
 
@@ -127,7 +144,9 @@ impl Walk {
     /// Carries over what is new or different.
     fn add(&mut self, item: &Item, replaces: bool, links: &mut Links) -> io::Result<()> {
         let made = self.make()?.try_clone()?;
-        let Some(level) = self.levels.last() else { return Ok(()) };
+        let Some(level) = self.levels.last() else {
+            return Ok(());
+        };
         if item.kind != FileType::Directory {
             return links.node(&level.upper, &made, &level.path, &item.name);
         }
@@ -140,7 +159,9 @@ impl Walk {
     }
 
     fn descend(&mut self, name: CString) -> io::Result<()> {
-        let Some(level) = self.levels.last() else { return Ok(()) };
+        let Some(level) = self.levels.last() else {
+            return Ok(());
+        };
         let lower = tree::open_dir(&level.lower, &name)?;
         let upper = tree::open_dir(&level.upper, &name)?;
         let path = copy::join(&level.path, &name);
@@ -154,9 +175,16 @@ impl Walk {
 
     /// The directory of the layer that stands for the current level, made with those above it.
     fn make(&mut self) -> io::Result<&OwnedFd> {
-        let first = self.levels.iter().rposition(|level| level.made.is_some()).map_or(0, |at| at + 1);
+        let first = self
+            .levels
+            .iter()
+            .rposition(|level| level.made.is_some())
+            .map_or(0, |at| at + 1);
         for at in first..self.levels.len() {
-            let made = match at.checked_sub(1).and_then(|above| self.levels[above].made.as_ref()) {
+            let made = match at
+                .checked_sub(1)
+                .and_then(|above| self.levels[above].made.as_ref())
+            {
                 Some(above) => tree::make_dir(above, &self.levels[at].name)?,
                 None => self.target.try_clone()?,
             };
@@ -167,8 +195,12 @@ impl Walk {
     }
 
     fn leave(&mut self) -> io::Result<()> {
-        let Some(level) = self.levels.pop() else { return Ok(()) };
-        let Some(made) = level.made else { return Ok(()) };
+        let Some(level) = self.levels.pop() else {
+            return Ok(());
+        };
+        let Some(made) = level.made else {
+            return Ok(());
+        };
         tree::copy_dir_metadata(&level.upper, &made)?;
         if level.whiteouts {
             tree::announce_whiteouts(&made)?;
@@ -178,9 +210,14 @@ impl Walk {
 
     /// Whether `name`, not a directory in the upper tree, is the same in both.
     fn same(&self, name: &CStr) -> io::Result<bool> {
-        let Some(Level { lower, upper, .. }) = self.levels.last() else { return Ok(false) };
+        let Some(Level { lower, upper, .. }) = self.levels.last() else {
+            return Ok(false);
+        };
         let (a, b) = (tree::stat(lower, name)?, tree::stat(upper, name)?);
-        let suspect = self.options.suspect_since_ns.is_some_and(|since| ctime_ns(&b) >= since);
+        let suspect = self
+            .options
+            .suspect_since_ns
+            .is_some_and(|since| ctime_ns(&b) >= since);
         if a.st_ino == b.st_ino && a.st_ctime == b.st_ctime && a.st_ctime_nsec == b.st_ctime_nsec {
             // The same file seen through two mounts: even two files of one number on different
             // disks would hardly have changed in the same nanosecond.
@@ -209,7 +246,15 @@ fn ctime_ns(stat: &Stat) -> i128 {
 
 /// Whether two files that are not directories agree in all that `stat` tells and a layer keeps.
 fn same_stat(a: &Stat, b: &Stat) -> bool {
-    let owner = |stat: &Stat| (stat.st_mode, stat.st_uid, stat.st_gid, stat.st_rdev, stat.st_size);
+    let owner = |stat: &Stat| {
+        (
+            stat.st_mode,
+            stat.st_uid,
+            stat.st_gid,
+            stat.st_rdev,
+            stat.st_size,
+        )
+    };
     owner(a) == owner(b) && a.st_mtime == b.st_mtime && a.st_mtime_nsec == b.st_mtime_nsec
 }
 

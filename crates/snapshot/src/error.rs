@@ -78,14 +78,6 @@ pub enum MountError {
 /// Why a layer cannot be finished.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
-    /// Its scratch files cannot be taken away.
-    #[error("failed to finish layer `{layer}`")]
-    Finish {
-        /// The layer.
-        layer: LayerId,
-        /// What the system said.
-        source: io::Error,
-    },
     /// What changed cannot be found (where overlays cannot be had).
     #[error("failed to compare layer `{layer}` with what is below it")]
     Compare {

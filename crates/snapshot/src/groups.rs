@@ -69,9 +69,18 @@ impl Groups {
         fs::create_dir(&dir)?;
         let (queue, requests) = mpsc::channel::<Key>();
         let state = Mutex::default();
-        let groups = Arc::new(Groups { root, dir, form, trash, state, queue });
+        let groups = Arc::new(Groups {
+            root,
+            dir,
+            form,
+            trash,
+            state,
+            queue,
+        });
         let weak = Arc::downgrade(&groups);
-        thread::Builder::new().name("snapshot-merge".into()).spawn(move || serve(&weak, &requests))?;
+        thread::Builder::new()
+            .name("snapshot-merge".into())
+            .spawn(move || serve(&weak, &requests))?;
         Ok(groups)
     }
 
@@ -81,14 +90,22 @@ impl Groups {
         let mut wait = false;
         while spans.len() > DEEPEST {
             let folded = fold(&spans);
-            let missing: Vec<_> =
-                folded.iter().filter(|span| !self.is_ready(&layers[(*span).clone()])).collect();
+            let missing: Vec<_> = folded
+                .iter()
+                .filter(|span| !self.is_ready(&layers[(*span).clone()]))
+                .collect();
             let unmerged = folded.len() + missing.len() * (GROUP - 1);
             if !wait && unmerged <= DEEPEST_UNMERGED && !missing.is_empty() {
-                missing.iter().for_each(|span| self.request(&layers[(*span).clone()]));
+                missing
+                    .iter()
+                    .for_each(|span| self.request(&layers[(*span).clone()]));
                 let missing: Vec<_> = missing.into_iter().cloned().collect();
                 let unfold = |span: Range<usize>| -> Vec<Range<usize>> {
-                    if missing.contains(&span) { span.map(|at| at..at + 1).collect() } else { vec![span] }
+                    if missing.contains(&span) {
+                        span.map(|at| at..at + 1).collect()
+                    } else {
+                        vec![span]
+                    }
                 };
                 spans = folded.into_iter().flat_map(unfold).collect();
                 break;
@@ -96,7 +113,10 @@ impl Groups {
             wait = true;
             spans = folded;
         }
-        spans.into_iter().map(|span| self.path(&layers[span])).collect()
+        spans
+            .into_iter()
+            .map(|span| self.path(&layers[span]))
+            .collect()
     }
 
     /// The directory that stands for all `layers` together, made now if need be.
@@ -148,12 +168,19 @@ impl Groups {
 
     fn is_ready(&self, layers: &[LayerId]) -> bool {
         (layers.len() == 1 && self.form == Form::Overlay)
-            || self.state().groups.get(layers).is_some_and(|group| group.ready.get().is_some())
+            || self
+                .state()
+                .groups
+                .get(layers)
+                .is_some_and(|group| group.ready.get().is_some())
     }
 
     fn merged(&self, layers: &[LayerId]) -> io::Result<PathBuf> {
         let group = self.entry(layers);
-        let building = group.building.lock().unwrap_or_else(PoisonError::into_inner);
+        let building = group
+            .building
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if group.ready.get().is_none() {
             self.build(layers, &group)?;
         }
@@ -170,11 +197,18 @@ impl Groups {
         let key: Key = layers.into();
         state.next += 1;
         let path = self.dir.join(state.next.to_string());
-        let group =
-            Arc::new(Group { path, ready: OnceLock::new(), building: Mutex::default() });
+        let group = Arc::new(Group {
+            path,
+            ready: OnceLock::new(),
+            building: Mutex::default(),
+        });
         state.groups.insert(Arc::clone(&key), Arc::clone(&group));
         for layer in layers {
-            state.by_layer.entry(*layer).or_default().push(Arc::clone(&key));
+            state
+                .by_layer
+                .entry(*layer)
+                .or_default()
+                .push(Arc::clone(&key));
         }
         group
     }
@@ -186,7 +220,11 @@ impl Groups {
             return built;
         }
         let _ = group.ready.set(());
-        let current = self.state().groups.get(layers).is_some_and(|known| Arc::ptr_eq(known, group));
+        let current = self
+            .state()
+            .groups
+            .get(layers)
+            .is_some_and(|known| Arc::ptr_eq(known, group));
         if !current {
             // One of the layers was removed meanwhile.
             self.discard(group);
@@ -219,18 +257,21 @@ impl Groups {
 
 /// Joins every full group of consecutive spans; the rest at the top stays as it is.
 fn fold(spans: &[Range<usize>]) -> Vec<Range<usize>> {
-    spans
-        .chunks(GROUP)
-        .flat_map(|group| match group {
-            [first, .., last] if group.len() == GROUP => vec![first.start..last.end],
-            rest => rest.to_vec(),
-        })
-        .collect()
+    let mut folded = Vec::with_capacity(spans.len() / GROUP + GROUP);
+    for group in spans.chunks(GROUP) {
+        match group {
+            [first, .., last] if group.len() == GROUP => folded.push(first.start..last.end),
+            rest => folded.extend_from_slice(rest),
+        }
+    }
+    folded
 }
 
 fn serve(groups: &Weak<Groups>, requests: &mpsc::Receiver<Key>) {
     for key in requests {
-        let Some(groups) = groups.upgrade() else { return };
+        let Some(groups) = groups.upgrade() else {
+            return;
+        };
         if let Err(error) = groups.merged(&key) {
             tracing::debug!(layers = key.len(), %error, "could not merge layers ahead of need");
         }

@@ -20,6 +20,8 @@ mod tree;
 mod usage;
 
 pub use active::Active;
-pub use error::{CloneError, CommitError, DiffError, MountError, OpenError, PrepareError, RemoveError};
-pub use store::{DiskSpace, Diff, Kind, LayerId, Snapshots};
+pub use error::{
+    CloneError, CommitError, DiffError, MountError, OpenError, PrepareError, RemoveError,
+};
+pub use store::{Diff, DiskSpace, Kind, LayerId, Snapshots};
 pub use usage::Usage;

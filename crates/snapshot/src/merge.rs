@@ -25,7 +25,11 @@ pub(crate) enum Form {
 /// Costs one system call for each file, and open descriptors in the number of layers that share the
 /// deepest directory, times its depth.
 pub(crate) fn merge(layers: &[OwnedFd], target: &OwnedFd, form: Form) -> io::Result<()> {
-    let sources = layers.iter().rev().map(OwnedFd::try_clone).collect::<io::Result<_>>()?;
+    let sources = layers
+        .iter()
+        .rev()
+        .map(OwnedFd::try_clone)
+        .collect::<io::Result<_>>()?;
     let mut levels = vec![Level::enter(sources, target.try_clone()?, false, form)?];
     while let Some(level) = levels.last_mut() {
         let Some((name, dir)) = level.dirs.pop() else {
@@ -74,8 +78,13 @@ impl Level {
         opaque: bool,
         form: Form,
     ) -> io::Result<Level> {
-        let mut level =
-            Level { sources, target, opaque, whiteouts: false, dirs: Vec::new() };
+        let mut level = Level {
+            sources,
+            target,
+            opaque,
+            whiteouts: false,
+            dirs: Vec::new(),
+        };
         if level.sources.len() == 1 {
             level.enter_single(form)?;
         } else {
@@ -88,7 +97,13 @@ impl Level {
     fn enter_single(&mut self, form: Form) -> io::Result<()> {
         for item in tree::list(&self.sources[0])? {
             if item.kind == FileType::Directory {
-                self.dirs.push((item.name, Dir { members: vec![0], ended: false }));
+                self.dirs.push((
+                    item.name,
+                    Dir {
+                        members: vec![0],
+                        ended: false,
+                    },
+                ));
             } else {
                 self.place(0, &item, form)?;
             }
@@ -103,7 +118,10 @@ impl Level {
                 let is_dir = item.kind == FileType::Directory;
                 match slots.get_mut(&item.name) {
                     None if is_dir => {
-                        let dir = Dir { members: vec![source], ended: false };
+                        let dir = Dir {
+                            members: vec![source],
+                            ended: false,
+                        };
                         slots.insert(item.name, Slot::Dir(dir));
                     }
                     None => {
@@ -111,16 +129,21 @@ impl Level {
                         slots.insert(item.name, Slot::Closed);
                     }
                     Some(Slot::Dir(dir)) if !dir.ended => {
-                        if is_dir { dir.members.push(source) } else { dir.ended = true }
+                        if is_dir {
+                            dir.members.push(source)
+                        } else {
+                            dir.ended = true
+                        }
                     }
                     Some(Slot::Dir(_) | Slot::Closed) => {}
                 }
             }
         }
-        self.dirs.extend(slots.into_iter().filter_map(|(name, slot)| match slot {
-            Slot::Dir(dir) => Some((name, dir)),
-            Slot::Closed => None,
-        }));
+        self.dirs
+            .extend(slots.into_iter().filter_map(|(name, slot)| match slot {
+                Slot::Dir(dir) => Some((name, dir)),
+                Slot::Closed => None,
+            }));
         Ok(())
     }
 

@@ -37,7 +37,9 @@ pub(crate) fn probe_overlay(root: &Path, trash: &Trash) -> io::Result<()> {
         // A directory in the place of a file hides it, by an extended attribute.
         match tree::is_opaque(&tree::open_root(&upper.join("gone"))?)? {
             true => Ok(()),
-            false => Err(io::Error::other("the upper layer has no overlay attributes")),
+            false => Err(io::Error::other(
+                "the upper layer has no overlay attributes",
+            )),
         }
     });
     trash.take(&probe)?;
@@ -45,7 +47,11 @@ pub(crate) fn probe_overlay(root: &Path, trash: &Trash) -> io::Result<()> {
 }
 
 /// The tree to be written for `layer`, with everything of `lower` and of the layer itself in it.
-pub(crate) fn full(inner: &Inner, layer: LayerId, lower: &[LayerId]) -> io::Result<std::path::PathBuf> {
+pub(crate) fn full(
+    inner: &Inner,
+    layer: LayerId,
+    lower: &[LayerId],
+) -> io::Result<std::path::PathBuf> {
     let dir = inner.dir(layer);
     let full = dir.join(FULL);
     let started = dir.join(STARTED);
@@ -82,7 +88,10 @@ pub(crate) fn settle(inner: &Inner, layer: LayerId, below: &Path) -> io::Result<
     }
     make_dir_all(&fresh)?;
     let since = fs::read_to_string(&started)?.parse().unwrap_or(0);
-    let options = Options { transfer: Transfer::Link, suspect_since_ns: Some(since) };
+    let options = Options {
+        transfer: Transfer::Link,
+        suspect_since_ns: Some(since),
+    };
     let (upper, target) = (tree::open_root(&full)?, tree::open_root(&fresh)?);
     diff::diff(&tree::open_root(below)?, &upper, &target, options)?;
     tree::copy_dir_metadata(&upper, &target)?;
@@ -99,5 +108,7 @@ pub(crate) fn is_unsettled(inner: &Inner, layer: LayerId) -> bool {
 }
 
 fn now_ns() -> u128 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_nanos())
 }

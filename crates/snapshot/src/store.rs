@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sys::mount::{Bind, MountFd};
 use sys::root::RootDir;
 
-use crate::active::Active;
+use crate::active::{Active, WORK};
 use crate::copy::{self, Transfer};
 use crate::diff;
 use crate::error::{CloneError, DiffError, MountError, OpenError, PrepareError, RemoveError};
@@ -107,10 +107,27 @@ impl Snapshots {
             Mode::Overlay => Form::Overlay,
             Mode::Native => Form::Plain,
         };
-        let groups = Groups::open(root.to_owned(), form, Arc::clone(&trash)).map_err(failed(root))?;
-        let highest = list(root).map_err(failed(root))?.into_iter().max().unwrap_or(LayerId(0));
-        let next = AtomicU64::new(highest.0 + 1);
-        Ok(Snapshots { inner: Arc::new(Inner { root: root.to_owned(), kind, trash, groups, next }) })
+        let groups =
+            Groups::open(root.to_owned(), form, Arc::clone(&trash)).map_err(failed(root))?;
+        let layers = list(root).map_err(failed(root))?;
+        for layer in &layers {
+            // Of a mount that is gone: left by a layer that was committed just before a crash, or
+            // made again when the layer is mounted.
+            let work = root.join(layer.to_string()).join(WORK);
+            if work.try_exists().map_err(failed(root))? {
+                trash.take(&work).map_err(failed(root))?;
+            }
+        }
+        let next = AtomicU64::new(layers.into_iter().max().unwrap_or(LayerId(0)).0 + 1);
+        Ok(Snapshots {
+            inner: Arc::new(Inner {
+                root: root.to_owned(),
+                kind,
+                trash,
+                groups,
+                next,
+            }),
+        })
     }
 
     /// `overlayfs` or `native`, as BuildKit calls them.
@@ -126,8 +143,10 @@ impl Snapshots {
     /// # Errors
     /// When its directories cannot be made.
     pub fn prepare(&self, lower: &[LayerId]) -> Result<Active, PrepareError> {
+        self.inner.trash.yield_to_builds();
         let layer = LayerId(self.inner.next.fetch_add(1, Ordering::Relaxed));
-        self.make(layer, lower).map_err(|source| PrepareError { layer, source })?;
+        self.make(layer, lower)
+            .map_err(|source| PrepareError { layer, source })?;
         Ok(Active::new(Arc::clone(&self.inner), layer, lower.into()))
     }
 
@@ -142,8 +161,14 @@ impl Snapshots {
     /// # Errors
     /// When a layer is missing or the kernel refuses.
     pub fn view(&self, layers: &[LayerId]) -> Result<MountFd, MountError> {
-        let stack = |source| MountError::Stack { depth: layers.len(), source };
-        let bind = Bind { readonly: true, recursive: false };
+        let stack = |source| MountError::Stack {
+            depth: layers.len(),
+            source,
+        };
+        let bind = Bind {
+            readonly: true,
+            recursive: false,
+        };
         let empty = self.inner.empty();
         if layers.is_empty() {
             return sys::mount::bind_clone_path(&empty, bind).map_err(stack);
@@ -178,7 +203,9 @@ impl Snapshots {
     /// # Errors
     /// When it cannot be made.
     pub fn notes(&self, layer: LayerId) -> Result<RootDir, MountError> {
-        self.inner.notes(layer).map_err(|source| MountError::Layer { layer, source })
+        self.inner
+            .notes(layer)
+            .map_err(|source| MountError::Layer { layer, source })
     }
 
     /// What turns the stack `lower` into `upper`.
@@ -190,17 +217,26 @@ impl Snapshots {
             return Ok(Diff::Layers(rest.to_vec()));
         }
         let view = |layers: &[LayerId]| {
-            self.view(layers).map_err(|source| DiffError::View { depth: layers.len(), source })
+            self.view(layers).map_err(|source| DiffError::View {
+                depth: layers.len(),
+                source,
+            })
         };
         let (below, above) = (view(lower)?, view(upper)?);
         let active = self.prepare(&[]).map_err(DiffError::Prepare)?;
         let target = active.fs_path();
-        let options = diff::Options { transfer: Transfer::Copy, suspect_since_ns: None };
+        let options = diff::Options {
+            transfer: Transfer::Copy,
+            suspect_since_ns: None,
+        };
         let open = |mount: &MountFd| tree::open_dir(mount, c".");
         open(&below)
             .and_then(|lower| Ok((lower, open(&above)?, tree::open_root(&target)?)))
             .and_then(|(lower, upper, target)| diff::diff(&lower, &upper, &target, options))
-            .map_err(|source| DiffError::Write { layer: active.id(), source })?;
+            .map_err(|source| DiffError::Write {
+                layer: active.id(),
+                source,
+            })?;
         Ok(Diff::Written(active))
     }
 
@@ -213,14 +249,18 @@ impl Snapshots {
         let active = self.prepare(&[]).map_err(CloneError::Prepare)?;
         let copy = |name: &str| -> io::Result<()> {
             let source = match tree::open_root(&self.inner.dir(from).join(name)) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound && name == NOTES => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound && name == NOTES => {
+                    return Ok(());
+                }
                 source => source?,
             };
             let target = self.inner.dir(active.id()).join(name);
             make_dir_all(&target)?;
             copy::tree(&source, &tree::open_root(&target)?, Transfer::Link)
         };
-        copy("fs").and_then(|()| copy(NOTES)).map_err(|source| CloneError::Link { from, source })?;
+        copy("fs")
+            .and_then(|()| copy(NOTES))
+            .map_err(|source| CloneError::Link { from, source })?;
         Ok(active)
     }
 
@@ -267,7 +307,9 @@ impl Snapshots {
             let mut usage = counter.tree(&self.inner.dir(*layer), Shared::Counted)?;
             for merged in self.inner.groups.ending_with(*layer) {
                 // May be removed while it is counted.
-                let extra = Counter::default().tree(&merged, Shared::Skipped).unwrap_or_default();
+                let extra = Counter::default()
+                    .tree(&merged, Shared::Skipped)
+                    .unwrap_or_default();
                 usage.bytes += extra.bytes;
                 usage.inodes += extra.inodes;
             }
@@ -276,7 +318,12 @@ impl Snapshots {
         let mut count = count;
         layers
             .iter()
-            .map(|layer| count(layer).map_err(|source| MountError::Layer { layer: *layer, source }))
+            .map(|layer| {
+                count(layer).map_err(|source| MountError::Layer {
+                    layer: *layer,
+                    source,
+                })
+            })
             .collect()
     }
 
@@ -286,7 +333,10 @@ impl Snapshots {
     /// When the system does not say.
     pub fn disk_space(&self) -> io::Result<DiskSpace> {
         let stat = rustix::fs::statvfs(&self.inner.root)?;
-        Ok(DiskSpace { total: stat.f_blocks * stat.f_frsize, free: stat.f_bavail * stat.f_frsize })
+        Ok(DiskSpace {
+            total: stat.f_blocks * stat.f_frsize,
+            free: stat.f_bavail * stat.f_frsize,
+        })
     }
 
     /// Waits until all that was written to the filesystem of the layers is on the disk. Blocks.
@@ -347,14 +397,21 @@ pub(crate) fn layer_fs(root: &Path, layer: LayerId) -> PathBuf {
 }
 
 pub(crate) fn make_dir_all(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
 }
 
 fn list(root: &Path) -> io::Result<Vec<LayerId>> {
     let mut layers = Vec::new();
     for entry in fs::read_dir(root)? {
         let name = entry?.file_name();
-        layers.extend(name.to_str().and_then(|name| name.parse().ok()).map(LayerId));
+        layers.extend(
+            name.to_str()
+                .and_then(|name| name.parse().ok())
+                .map(LayerId),
+        );
     }
     Ok(layers)
 }
@@ -365,9 +422,10 @@ fn decide(root: &Path, kind: Kind, trash: &Trash) -> Result<Mode, OpenError> {
     }
     match native::probe_overlay(root, trash) {
         Ok(()) => Ok(Mode::Overlay),
-        Err(source) if kind == Kind::Overlay => {
-            Err(OpenError::Overlay { path: root.to_owned(), source })
-        }
+        Err(source) if kind == Kind::Overlay => Err(OpenError::Overlay {
+            path: root.to_owned(),
+            source,
+        }),
         Err(error) => {
             tracing::warn!(%error, "overlay mounts do not work here, files will be copied");
             Ok(Mode::Native)

@@ -67,7 +67,10 @@ pub(crate) fn list(dir: &OwnedFd) -> io::Result<Vec<Item>> {
             FileType::Unknown => FileType::from_raw_mode(stat(dir, name)?.st_mode),
             kind => kind,
         };
-        items.push(Item { name: name.to_owned(), kind });
+        items.push(Item {
+            name: name.to_owned(),
+            kind,
+        });
     }
     Ok(items)
 }
@@ -95,12 +98,22 @@ pub(crate) fn is_opaque(dir: &OwnedFd) -> io::Result<bool> {
 
 /// Makes `dir` hide what lies below it.
 pub(crate) fn set_opaque(dir: &OwnedFd) -> io::Result<()> {
-    Ok(rustix::fs::fsetxattr(dir, OPAQUE, b"y", XattrFlags::empty())?)
+    Ok(rustix::fs::fsetxattr(
+        dir,
+        OPAQUE,
+        b"y",
+        XattrFlags::empty(),
+    )?)
 }
 
 /// Tells overlayfs that whiteouts are in `dir`.
 pub(crate) fn announce_whiteouts(dir: &OwnedFd) -> io::Result<()> {
-    Ok(rustix::fs::fsetxattr(dir, ORIGIN, b"", XattrFlags::empty())?)
+    Ok(rustix::fs::fsetxattr(
+        dir,
+        ORIGIN,
+        b"",
+        XattrFlags::empty(),
+    )?)
 }
 
 /// Makes the directory `name` in `parent` and opens it.
@@ -119,7 +132,10 @@ pub(crate) fn copy_dir_metadata(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> 
 
 /// Gives `to` the owner and mode of `stat`.
 pub(crate) fn copy_owner(stat: &Stat, to: &OwnedFd) -> io::Result<()> {
-    let (uid, gid) = (rustix::fs::Uid::from_raw(stat.st_uid), rustix::fs::Gid::from_raw(stat.st_gid));
+    let (uid, gid) = (
+        rustix::fs::Uid::from_raw(stat.st_uid),
+        rustix::fs::Gid::from_raw(stat.st_gid),
+    );
     rustix::fs::fchown(to, Some(uid), Some(gid))?;
     Ok(rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode))?)
 }
@@ -190,10 +206,11 @@ impl Xattrs<'_> {
     }
 
     fn set(&self, name: &CStr, value: &[u8]) -> io::Result<()> {
-        Ok(match self {
+        match self {
             Xattrs::Of(fd) => rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty())?,
             Xattrs::At(path) => rustix::fs::lsetxattr(path, name, value, XattrFlags::empty())?,
-        })
+        }
+        Ok(())
     }
 }
 

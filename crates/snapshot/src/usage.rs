@@ -79,7 +79,8 @@ impl Counter {
     }
 
     fn add(&mut self, stat: &Stat, shared: Shared, usage: &mut Usage) {
-        let several = stat.st_nlink > 1 && FileType::from_raw_mode(stat.st_mode) != FileType::Directory;
+        let several =
+            stat.st_nlink > 1 && FileType::from_raw_mode(stat.st_mode) != FileType::Directory;
         if several && (shared == Shared::Skipped || !self.seen.insert((stat.st_dev, stat.st_ino))) {
             return;
         }

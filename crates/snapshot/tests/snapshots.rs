@@ -29,8 +29,14 @@ fn a_committed_layer_shows_on_top_of_those_below_and_changes_none() {
             fs::write(root.join("d/c"), "c").unwrap();
         });
         let names = |tree: Tree| tree.into_keys().collect::<Vec<_>>();
-        assert_eq!(names(fixture.show(&[low])), ["b", "d", "d/a"].map(PathBuf::from));
-        assert_eq!(names(fixture.show(&[low, high])), ["d", "d/a", "d/c"].map(PathBuf::from));
+        assert_eq!(
+            names(fixture.show(&[low])),
+            ["b", "d", "d/a"].map(PathBuf::from)
+        );
+        assert_eq!(
+            names(fixture.show(&[low, high])),
+            ["d", "d/a", "d/c"].map(PathBuf::from)
+        );
         assert!(fixture.show(&[]).is_empty());
         let view = fixture.store.view(&[low, high]).unwrap();
         let error = fs::write(inside(&view).join("x"), "").unwrap_err();
@@ -54,7 +60,10 @@ fn whiteouts_that_hide_nothing_do_not_show() {
         });
         // As a difference is used: without what it was taken from.
         let tree = fixture.show(&[high]);
-        assert_eq!(tree.into_keys().collect::<Vec<_>>(), ["d", "d/here"].map(PathBuf::from));
+        assert_eq!(
+            tree.into_keys().collect::<Vec<_>>(),
+            ["d", "d/here"].map(PathBuf::from)
+        );
     }
 }
 
@@ -69,7 +78,10 @@ fn the_root_directory_keeps_its_owner_and_mode() {
         let high = fixture.layer(&[low], |root| fs::write(root.join("x"), "").unwrap());
         let view = fixture.store.view(&[low, high]).unwrap();
         let root = fs::metadata(inside(&view)).unwrap();
-        assert_eq!((root.mode() & 0o7777, root.uid(), root.gid()), (0o1777, 7, 8));
+        assert_eq!(
+            (root.mode() & 0o7777, root.uid(), root.gid()),
+            (0o1777, 7, 8)
+        );
     }
 }
 
@@ -132,9 +144,18 @@ fn deep_stacks_show_what_was_made_in_them() {
         let fixture = Fixture::new(Kind::Overlay);
         let (layers, trees) = grow(&fixture, seed, 200);
         for depth in (60..=layers.len()).step_by(7).chain([200]) {
-            assert_eq!(fixture.show(&layers[..depth]), trees[depth - 1], "seed {seed}, {depth} layers");
+            assert_eq!(
+                fixture.show(&layers[..depth]),
+                trees[depth - 1],
+                "seed {seed}, {depth} layers"
+            );
         }
-        assert!(fs::read_dir(fixture.root.path().join("snapshots/merged")).unwrap().count() > 0);
+        assert!(
+            fs::read_dir(fixture.root.path().join("snapshots/merged"))
+                .unwrap()
+                .count()
+                > 0
+        );
     }
 }
 
@@ -143,7 +164,11 @@ fn copies_show_what_overlays_show() {
     let fixture = Fixture::new(Kind::Native);
     let (layers, trees) = grow(&fixture, 11, 40);
     for depth in 1..=layers.len() {
-        assert_eq!(fixture.show(&layers[..depth]), trees[depth - 1], "{depth} layers");
+        assert_eq!(
+            fixture.show(&layers[..depth]),
+            trees[depth - 1],
+            "{depth} layers"
+        );
     }
 }
 
@@ -200,7 +225,11 @@ fn the_difference_of_two_stacks_turns_the_one_into_the_other() {
             };
             let mut both = lower.clone();
             both.push(active.commit().unwrap());
-            assert_eq!(fixture.show(&both), fixture.show(&upper), "{kind:?}, seed {seed}");
+            assert_eq!(
+                fixture.show(&both),
+                fixture.show(&upper),
+                "{kind:?}, seed {seed}"
+            );
             let Diff::Layers(rest) = fixture.store.diff(&base, &upper).unwrap() else {
                 panic!("the upper one continues the base");
             };
@@ -216,16 +245,21 @@ fn the_difference_of_equal_trees_is_empty_and_keeps_hard_links() {
         fs::create_dir(root.join("d")).unwrap();
         fs::write(root.join("d/a"), "same").unwrap();
         let file = fs::File::open(root.join("d/a")).unwrap();
-        file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(5)).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(5))
+            .unwrap();
     };
     let (one, two) = (fixture.layer(&[], write), fixture.layer(&[], write));
-    let Diff::Written(active) = fixture.store.diff(&[one], &[two]).unwrap() else { panic!() };
+    let Diff::Written(active) = fixture.store.diff(&[one], &[two]).unwrap() else {
+        panic!()
+    };
     assert!(read_tree(&fixture.dir(active.id()).join("fs")).is_empty());
     let linked = fixture.layer(&[two], |root| {
         fs::write(root.join("x"), "x").unwrap();
         fs::hard_link(root.join("x"), root.join("d/y")).unwrap();
     });
-    let Diff::Written(active) = fixture.store.diff(&[one], &[two, linked]).unwrap() else { panic!() };
+    let Diff::Written(active) = fixture.store.diff(&[one], &[two, linked]).unwrap() else {
+        panic!()
+    };
     let dir = fixture.dir(active.id()).join("fs");
     let [x, y] = ["x", "d/y"].map(|name| fs::metadata(dir.join(name)).unwrap());
     assert_eq!((x.ino(), x.nlink()), (y.ino(), 2));
@@ -239,7 +273,11 @@ fn a_clone_shares_its_files_until_they_are_replaced() {
     fs::create_dir(root.join("d")).unwrap();
     fs::write(root.join("d/a"), vec![b'a'; 1 << 20]).unwrap();
     std::os::unix::fs::symlink("d/a", root.join("l")).unwrap();
-    active.notes().unwrap().create(Path::new("list"), 0o600, true).unwrap();
+    active
+        .notes()
+        .unwrap()
+        .create(Path::new("list"), 0o600, true)
+        .unwrap();
     let from = active.commit().unwrap();
     let clone = fixture.store.clone_layer(from).unwrap();
     let cloned = fixture.dir(clone.id()).join("fs");
@@ -274,11 +312,19 @@ fn usage_is_what_the_disk_says() {
         let all: Vec<LayerId> = layers.iter().copied().chain([clone.id()]).collect();
         let usage = fixture.store.usage(&all).unwrap();
         let mut paths: Vec<PathBuf> = all.iter().map(|layer| fixture.dir(*layer)).collect();
-        paths.extend(fs::read_dir(&merged).unwrap().map(|entry| entry.unwrap().path()));
+        paths.extend(
+            fs::read_dir(&merged)
+                .unwrap()
+                .map(|entry| entry.unwrap().path()),
+        );
         if usage.iter().map(|usage| usage.bytes).sum::<u64>() == du(&paths) {
             break;
         }
-        assert!(start.elapsed() < Duration::from_secs(10), "{usage:?} is not {}", du(&paths));
+        assert!(
+            start.elapsed() < Duration::from_secs(10),
+            "{usage:?} is not {}",
+            du(&paths)
+        );
     }
 }
 

@@ -82,8 +82,10 @@ fn read_into(root: &Path, at: &Path, tree: &mut Tree) {
 
 /// What `du` says of all `paths` together, in bytes.
 pub(crate) fn du(paths: &[PathBuf]) -> u64 {
-    let output =
-        Command::new("du").args(["--summarize", "--block-size=1", "--total"]).args(paths).output();
+    let output = Command::new("du")
+        .args(["--summarize", "--block-size=1", "--total"])
+        .args(paths)
+        .output();
     let output = String::from_utf8(output.unwrap().stdout).unwrap();
     let total = output.lines().last().unwrap();
     total.split_whitespace().next().unwrap().parse().unwrap()
@@ -94,7 +96,10 @@ pub(crate) struct Random(pub u64);
 
 impl Random {
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % limit
     }
 }
@@ -103,7 +108,9 @@ impl Random {
 pub(crate) fn change(random: &mut Random, roots: &[&Path]) {
     for _ in 0..=random.below(4) {
         let depth = 1 + random.below(3);
-        let names: Vec<String> = (0..depth).map(|_| format!("n{}", random.below(3))).collect();
+        let names: Vec<String> = (0..depth)
+            .map(|_| format!("n{}", random.below(3)))
+            .collect();
         let (what, content) = (random.below(6), random.below(1000).to_string());
         for root in roots {
             apply(root, &names, what, &content);
