@@ -96,12 +96,13 @@ impl Filter {
 /// Whether one of `targets` is `dir` or below it.
 fn leads_to<'a>(dir: &Path, mut targets: impl Iterator<Item = &'a str>) -> bool {
     let dir = dir.as_os_str().as_bytes();
-    targets.any(|target| {
-        OsStr::new(target)
-            .as_bytes()
-            .strip_prefix(dir)
-            .is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
-    })
+    dir.is_empty()
+        || targets.any(|target| {
+            OsStr::new(target)
+                .as_bytes()
+                .strip_prefix(dir)
+                .is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+        })
 }
 
 #[cfg(test)]
