@@ -8,5 +8,5 @@
 mod store;
 mod writer;
 
-pub use store::{Blob, Content, OpenError, ReadError, RemoveError};
+pub use store::{Blob, Content, Detached, OpenError, ReadError, RemoveError};
 pub use writer::{CommitError, Writer};

@@ -71,6 +71,19 @@ pub struct Blob {
     pub written: SystemTime,
 }
 
+/// A blob that is no longer in the store. Dropped, its room is freed.
+#[derive(Debug)]
+pub struct Detached {
+    path: PathBuf,
+}
+
+impl Drop for Detached {
+    fn drop(&mut self) {
+        // Left over at worst, and then swept when the store is opened.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
 /// A store of blobs. Clones are handles of the same store.
 #[derive(Clone, Debug)]
 pub struct Content {
@@ -189,9 +202,19 @@ impl Content {
     /// # Errors
     /// When the disk fails.
     pub fn remove(&self, digest: &Digest) -> Result<bool, RemoveError> {
-        match fs::remove_file(self.dirs.blob(digest)) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Ok(self.detach(digest)?.is_some())
+    }
+
+    /// Makes a blob invisible at once; its room is freed when the answer is dropped, which may take
+    /// long for a large one. `None` when it was not there.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn detach(&self, digest: &Digest) -> Result<Option<Detached>, RemoveError> {
+        let path = self.dirs.unused();
+        match fs::rename(self.dirs.blob(digest), &path) {
+            Ok(()) => Ok(Some(Detached { path })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(RemoveError {
                 digest: *digest,
                 source,

@@ -1,5 +1,6 @@
 //! A layer that is being written.
 
+use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use sys::root::RootDir;
 use crate::error::{CommitError, MountError};
 use crate::groups::{DEEPEST, GROUP};
 use crate::native;
-use crate::store::{Inner, LayerId, Mode, layer_fs, make_dir_all};
+use crate::store::{BUSY, Inner, LayerId, Mode, layer_fs, make_dir_all};
 
 /// A new layer on top of others. Dropped before it is committed, it is removed.
 ///
@@ -120,6 +121,27 @@ impl Active {
                 layer: self.layer,
                 source,
             })
+    }
+
+    /// Marks the layer as one that somebody is at work in, or no longer. The mark outlives the
+    /// process.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn set_busy(&self, busy: bool) -> Result<(), MountError> {
+        let mark = self.inner.dir(self.layer).join(BUSY);
+        let done = if busy {
+            fs::write(&mark, "")
+        } else {
+            fs::remove_file(&mark)
+        };
+        match done {
+            Err(error) if !busy && error.kind() == io::ErrorKind::NotFound => Ok(()),
+            done => done.map_err(|source| MountError::Layer {
+                layer: self.layer,
+                source,
+            }),
+        }
     }
 
     /// Ends the layer. From now on it does not change.

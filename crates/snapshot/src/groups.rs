@@ -18,6 +18,7 @@ use crate::merge::{Form, merge};
 use crate::store::{LayerId, layer_fs};
 use crate::trash::Trash;
 use crate::tree;
+use crate::usage::{Counter, Shared, Usage};
 
 /// A stack up to this depth is mounted as it is.
 pub(crate) const DEEPEST: usize = 64;
@@ -56,6 +57,7 @@ struct Group {
     /// Set when the directory is complete.
     ready: OnceLock<()>,
     building: Mutex<()>,
+    usage: OnceLock<Usage>,
 }
 
 impl Groups {
@@ -155,15 +157,30 @@ impl Groups {
         gone.iter().for_each(|group| self.discard(group));
     }
 
-    /// The directories that were made for groups whose topmost layer is `layer`.
-    pub(crate) fn ending_with(&self, layer: LayerId) -> Vec<PathBuf> {
-        let state = self.state();
-        let keys = state.by_layer.get(&layer).into_iter().flatten();
-        keys.filter(|key| key.last() == Some(&layer))
-            .filter_map(|key| state.groups.get(key))
-            .filter(|group| group.ready.get().is_some())
-            .map(|group| group.path.clone())
-            .collect()
+    /// What the groups whose topmost layer is `layer` take on the disk. Their files belong to the
+    /// layers; only the directories count.
+    pub(crate) fn usage(&self, layer: LayerId) -> Usage {
+        let groups: Vec<Arc<Group>> = {
+            let state = self.state();
+            let keys = state.by_layer.get(&layer).into_iter().flatten();
+            let keys = keys.filter(|key| key.last() == Some(&layer));
+            keys.filter_map(|key| state.groups.get(key))
+                .map(Arc::clone)
+                .collect()
+        };
+        let mut usage = Usage::default();
+        for group in groups.iter().filter(|group| group.ready.get().is_some()) {
+            // It may be removed while it is counted.
+            let count = || {
+                Counter::default()
+                    .tree(&group.path, Shared::Skipped)
+                    .unwrap_or_default()
+            };
+            let counted = group.usage.get_or_init(count);
+            usage.bytes += counted.bytes;
+            usage.inodes += counted.inodes;
+        }
+        usage
     }
 
     fn is_ready(&self, layers: &[LayerId]) -> bool {
@@ -201,6 +218,7 @@ impl Groups {
             path,
             ready: OnceLock::new(),
             building: Mutex::default(),
+            usage: OnceLock::new(),
         });
         state.groups.insert(Arc::clone(&key), Arc::clone(&group));
         for layer in layers {

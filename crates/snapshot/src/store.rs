@@ -296,35 +296,32 @@ impl Snapshots {
         layer_fs(&self.inner.root, layer).is_dir()
     }
 
-    /// What layers take on the disk together with what was merged from them. A file with names in
-    /// several of them counts in the first, so the sum is what `du` says of them all.
+    /// What layers take on the disk. A file with names in several of them counts in the first, so
+    /// the sum is what `du` says of them all.
     ///
     /// # Errors
     /// When one is not there.
     pub fn usage(&self, layers: &[LayerId]) -> Result<Vec<Usage>, MountError> {
         let mut counter = Counter::default();
-        let count = |layer: &LayerId| -> io::Result<Usage> {
-            let mut usage = counter.tree(&self.inner.dir(*layer), Shared::Counted)?;
-            for merged in self.inner.groups.ending_with(*layer) {
-                // May be removed while it is counted.
-                let extra = Counter::default()
-                    .tree(&merged, Shared::Skipped)
-                    .unwrap_or_default();
-                usage.bytes += extra.bytes;
-                usage.inodes += extra.inodes;
-            }
-            Ok(usage)
-        };
-        let mut count = count;
-        layers
-            .iter()
-            .map(|layer| {
-                count(layer).map_err(|source| MountError::Layer {
+        let mut count = |layer: &LayerId| {
+            counter
+                .tree(&self.inner.dir(*layer), Shared::Counted)
+                .map_err(|source| MountError::Layer {
                     layer: *layer,
                     source,
                 })
-            })
-            .collect()
+        };
+        layers.iter().map(&mut count).collect()
+    }
+
+    /// What was merged from several layers, `layer` being the topmost, takes beside them.
+    pub fn merged_usage(&self, layer: LayerId) -> Usage {
+        self.inner.groups.usage(layer)
+    }
+
+    /// Whether somebody was at work in a layer (see [`Active::set_busy`]) when the process ended.
+    pub fn is_busy(&self, layer: LayerId) -> bool {
+        self.inner.dir(layer).join(BUSY).exists()
     }
 
     /// Room on the disk.
@@ -360,6 +357,9 @@ impl Snapshots {
         Ok(())
     }
 }
+
+/// Says that somebody is at work in a layer that outlives the process.
+pub(crate) const BUSY: &str = "busy";
 
 /// Where notes on a layer are kept, beside its files.
 pub(crate) const NOTES: &str = "notes";
