@@ -1,0 +1,27 @@
+//! What CI runs, and nothing else.
+
+use crate::{layers, needs, shell, test};
+
+/// Runs every check; stops at the first that fails.
+pub(crate) fn run() -> anyhow::Result<()> {
+    shell::run(&mut shell::cargo(["fmt", "--all", "--check"]))?;
+    layers::run()?;
+    needs::install_nextest()?;
+    let clippy = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--all-features",
+        "--locked",
+    ];
+    shell::run(shell::cargo(clippy).args(["--", "-D", "warnings"]))?;
+    test::run(&[])?;
+    let doc = [
+        "doc",
+        "--workspace",
+        "--no-deps",
+        "--document-private-items",
+        "--locked",
+    ];
+    shell::run(shell::cargo(doc).env("RUSTDOCFLAGS", "-D warnings"))
+}

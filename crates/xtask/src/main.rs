@@ -1,0 +1,75 @@
+//! Everything the project does to itself: checks, tests, the demo, measurements.
+//!
+//! `cargo xtask <command>`. Light on purpose, so that it is built in seconds; a command that needs
+//! the project's own crates runs this program anew with a feature.
+
+#[cfg(feature = "bench")]
+mod bench;
+mod ci;
+mod demo;
+mod heavy;
+mod layers;
+mod needs;
+mod shell;
+mod standin;
+mod test;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "Checks, tests, demo and measurements")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Everything that CI runs.
+    Ci,
+    /// Prove that crates depend only on crates of lower rank.
+    Layers,
+    /// Install what the tests need, and run them all.
+    Test {
+        /// Arguments for `cargo nextest run`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Build and run a web application from its Dockerfile, and fetch its page.
+    Demo,
+    /// Measure, and compare with another daemon.
+    Bench {
+        /// See `cargo xtask bench -- --help`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Run the solver's simulator.
+    Sim(heavy::Sim),
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Ci => ci::run(),
+        Command::Layers => layers::run(),
+        Command::Test { arguments } => test::run(&arguments),
+        Command::Demo => demo::run(),
+        #[cfg(feature = "bench")]
+        Command::Bench { arguments } => bench::run(arguments),
+        #[cfg(not(feature = "bench"))]
+        Command::Bench { arguments } => heavy::bench(&arguments),
+        Command::Sim(sim) => heavy::sim(&sim),
+    }
+}
