@@ -38,8 +38,9 @@ impl FromStr for Address {
     type Err = AddressError;
 
     fn from_str(address: &str) -> Result<Address, AddressError> {
-        let (scheme, rest) =
-            address.split_once("://").ok_or_else(|| AddressError::NoScheme(address.to_owned()))?;
+        let (scheme, rest) = address
+            .split_once("://")
+            .ok_or_else(|| AddressError::NoScheme(address.to_owned()))?;
         match scheme {
             "unix" if !rest.is_empty() => Ok(Address::Unix(PathBuf::from(rest))),
             "tcp" => {
@@ -77,16 +78,27 @@ mod tests {
 
     #[test]
     fn every_scheme_survives_a_round_trip() {
-        for address in
-            ["unix:///run/d.sock", "tcp://0.0.0.0:1234", "tcp://[::1]:80", "fd://", "fd://3"]
-        {
+        for address in [
+            "unix:///run/d.sock",
+            "tcp://0.0.0.0:1234",
+            "tcp://[::1]:80",
+            "fd://",
+            "fd://3",
+        ] {
             assert_eq!(address.parse::<Address>().unwrap().to_string(), address);
         }
     }
 
     #[test]
     fn what_is_no_address_is_refused() {
-        for address in ["", "/run/d.sock", "unix://", "tcp://host", "tcp://host:x", "npipe:////x"] {
+        for address in [
+            "",
+            "/run/d.sock",
+            "unix://",
+            "tcp://host",
+            "tcp://host:x",
+            "npipe:////x",
+        ] {
             assert!(address.parse::<Address>().is_err(), "{address}");
         }
     }

@@ -43,7 +43,10 @@ pub enum ConnectError {
 /// # Errors
 /// See [`ConnectError`].
 pub async fn connect(address: &Address, tls: Option<&TlsFiles>) -> Result<Channel, ConnectError> {
-    let failed = |source: BoxError| ConnectError::Connect { address: address.clone(), source };
+    let failed = |source: BoxError| ConnectError::Connect {
+        address: address.clone(),
+        source,
+    };
     match address {
         Address::Unix(path) => {
             let path = path.clone();
@@ -58,14 +61,23 @@ pub async fn connect(address: &Address, tls: Option<&TlsFiles>) -> Result<Channe
         }
         Address::Tcp(host) => {
             let scheme = if tls.is_some() { "https" } else { "http" };
-            let mut endpoint =
-                endpoint(&format!("{scheme}://{host}")).map_err(failed)?.tcp_nodelay(true);
+            let mut endpoint = endpoint(&format!("{scheme}://{host}"))
+                .map_err(failed)?
+                .tcp_nodelay(true);
             if let Some(files) = tls {
-                let tls_failed = |source| ConnectError::Tls { address: address.clone(), source };
+                let tls_failed = |source| ConnectError::Tls {
+                    address: address.clone(),
+                    source,
+                };
                 let config: ClientTlsConfig = files.client().map_err(tls_failed)?;
-                endpoint = endpoint.tls_config(config).map_err(|error| failed(Box::new(error)))?;
+                endpoint = endpoint
+                    .tls_config(config)
+                    .map_err(|error| failed(Box::new(error)))?;
             }
-            endpoint.connect().await.map_err(|error| failed(Box::new(error)))
+            endpoint
+                .connect()
+                .await
+                .map_err(|error| failed(Box::new(error)))
         }
         Address::Fd(_) => Err(ConnectError::NotCallable(address.clone())),
     }

@@ -25,7 +25,10 @@ pub struct ListenOptions {
 
 impl Default for ListenOptions {
     fn default() -> ListenOptions {
-        ListenOptions { mode: 0o660, group: None }
+        ListenOptions {
+            mode: 0o660,
+            group: None,
+        }
     }
 }
 
@@ -68,21 +71,29 @@ pub async fn listen(
     address: &Address,
     options: &ListenOptions,
 ) -> Result<Vec<Listener>, ListenError> {
-    let bind = |source| ListenError::Bind { address: address.clone(), source };
+    let bind = |source| ListenError::Bind {
+        address: address.clone(),
+        source,
+    };
     match address {
         Address::Unix(path) => {
             remove_stale(path).await?;
-            Ok(vec![Listener::Unix(bind_unix(path, options).map_err(bind)?)])
+            Ok(vec![Listener::Unix(
+                bind_unix(path, options).map_err(bind)?,
+            )])
         }
-        Address::Tcp(host) => {
-            Ok(vec![Listener::Tcp(TcpListener::bind(host.as_str()).await.map_err(bind)?)])
-        }
+        Address::Tcp(host) => Ok(vec![Listener::Tcp(
+            TcpListener::bind(host.as_str()).await.map_err(bind)?,
+        )]),
         Address::Fd(name) => {
             let sockets = passed_sockets(name).map_err(bind)?;
             if sockets.is_empty() {
                 return Err(ListenError::NotPassed(name.clone()));
             }
-            sockets.into_iter().map(|fd| adopt(fd).map_err(bind)).collect()
+            sockets
+                .into_iter()
+                .map(|fd| adopt(fd).map_err(bind))
+                .collect()
         }
     }
 }
@@ -100,7 +111,11 @@ pub fn group_id(name: &str) -> Result<u32, ListenError> {
     groups
         .lines()
         .map(|line| line.split(':'))
-        .filter_map(|mut fields| (fields.next() == Some(name)).then(|| fields.nth(1)).flatten())
+        .filter_map(|mut fields| {
+            (fields.next() == Some(name))
+                .then(|| fields.nth(1))
+                .flatten()
+        })
         .find_map(|id| id.parse().ok())
         .ok_or_else(no_group)
 }
@@ -226,9 +241,9 @@ impl Connected for Connection {
 
     fn connect_info(&self) -> Peer {
         match self {
-            Connection::Unix(stream) => {
-                Peer::Local { uid: stream.peer_cred().ok().map(|peer| peer.uid()) }
-            }
+            Connection::Unix(stream) => Peer::Local {
+                uid: stream.peer_cred().ok().map(|peer| peer.uid()),
+            },
             Connection::Tcp(stream) => Peer::Remote(stream.peer_addr().ok()),
         }
     }
@@ -300,17 +315,30 @@ mod tests {
     async fn a_unix_socket_has_the_mode_and_group_that_were_asked_for() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/er/d.sock");
-        let options = ListenOptions { mode: 0o606, group: Some(1234) };
-        let mut listeners = listen(&Address::Unix(path.clone()), &options).await.unwrap();
+        let options = ListenOptions {
+            mode: 0o606,
+            group: Some(1234),
+        };
+        let mut listeners = listen(&Address::Unix(path.clone()), &options)
+            .await
+            .unwrap();
         let metadata = std::fs::metadata(&path).unwrap();
         assert_eq!(metadata.mode() & 0o777, 0o606);
         assert_eq!(metadata.gid(), 1234);
 
         let client = tokio::spawn(async move {
-            UnixStream::connect(path).await.unwrap().write_all(b"hello").await.unwrap();
+            UnixStream::connect(path)
+                .await
+                .unwrap()
+                .write_all(b"hello")
+                .await
+                .unwrap();
         });
         let mut connection = listeners[0].next().await.unwrap().unwrap();
-        assert!(matches!(connection.connect_info(), Peer::Local { uid: Some(_) }));
+        assert!(matches!(
+            connection.connect_info(),
+            Peer::Local { uid: Some(_) }
+        ));
         let mut text = String::new();
         connection.read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "hello");
@@ -323,7 +351,9 @@ mod tests {
         let address = Address::Unix(dir.path().join("d.sock"));
         drop(listen(&address, &ListenOptions::default()).await.unwrap());
         let live = listen(&address, &ListenOptions::default()).await.unwrap();
-        let refused = listen(&address, &ListenOptions::default()).await.unwrap_err();
+        let refused = listen(&address, &ListenOptions::default())
+            .await
+            .unwrap_err();
         assert!(matches!(refused, ListenError::InUse(_)));
         drop(live);
     }

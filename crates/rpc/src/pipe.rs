@@ -68,6 +68,8 @@ impl Stream for Incoming {
     type Item = io::Result<DuplexStream>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.receiver.poll_recv(cx).map(|connection| connection.map(Ok))
+        self.receiver
+            .poll_recv(cx)
+            .map(|connection| connection.map(Ok))
     }
 }

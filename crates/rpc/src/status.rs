@@ -76,7 +76,11 @@ impl Details {
 impl Failure {
     /// A failure without details.
     pub fn new(code: Code, message: impl Into<String>) -> Failure {
-        Failure { code, message: message.into(), details: Details::default() }
+        Failure {
+            code,
+            message: message.into(),
+            details: Details::default(),
+        }
     }
 
     /// Adds one detail, inside those that are there.
@@ -142,7 +146,10 @@ impl Failure {
 
 fn truncate(message: &mut String, length: usize) {
     if message.len() > length {
-        let end = (0..=length).rev().find(|&at| message.is_char_boundary(at)).unwrap_or(0);
+        let end = (0..=length)
+            .rev()
+            .find(|&at| message.is_char_boundary(at))
+            .unwrap_or(0);
         message.truncate(end);
     }
 }
@@ -204,21 +211,33 @@ mod tests {
                 definition: None,
             }),
             ranges: vec![proto::pb::Range {
-                start: Some(proto::pb::Position { line: 1, character: 0 }),
-                end: Some(proto::pb::Position { line: 2, character: 5 }),
+                start: Some(proto::pb::Position {
+                    line: 1,
+                    character: 0,
+                }),
+                end: Some(proto::pb::Position {
+                    line: 2,
+                    character: 5,
+                }),
             }],
         };
         let solve = Solve {
             input_ids: vec!["in".into()],
             mount_ids: vec!["out".into(), String::new()],
             op: Some(proto::pb::Op {
-                inputs: vec![proto::pb::Input { digest: "sha256:1".into(), index: 3 }],
+                inputs: vec![proto::pb::Input {
+                    digest: "sha256:1".into(),
+                    index: 3,
+                }],
                 op: Some(proto::pb::op::Op::Exec(proto::pb::ExecOp {
                     meta: Some(proto::pb::Meta {
                         args: vec!["/bin/false".into()],
                         ..Default::default()
                     }),
-                    mounts: vec![proto::pb::Mount { output: -1, ..Default::default() }],
+                    mounts: vec![proto::pb::Mount {
+                        output: -1,
+                        ..Default::default()
+                    }],
                     ..Default::default()
                 })),
                 ..Default::default()
@@ -227,23 +246,39 @@ mod tests {
             description: [("a".to_owned(), "b".to_owned())].into(),
         };
         for detail in [
-            Detail::Vertex { digest: "sha256:0".into() },
+            Detail::Vertex {
+                digest: "sha256:0".into(),
+            },
             Detail::Source(source),
-            Detail::Frontend { name: "dockerfile.v0".into(), source: String::new() },
+            Detail::Frontend {
+                name: "dockerfile.v0".into(),
+                source: String::new(),
+            },
             Detail::FrontendCap { name: "cap".into() },
-            Detail::Subrequest { name: "frontend.outline".into() },
+            Detail::Subrequest {
+                name: "frontend.outline".into(),
+            },
             Detail::Solve(Box::new(solve)),
             Detail::Exit { code: 3 },
-            Detail::CompatibilityFeature(CompatibilityFeature { version: 20, feature: "x".into() }),
+            Detail::CompatibilityFeature(CompatibilityFeature {
+                version: 20,
+                feature: "x".into(),
+            }),
             Detail::Incomplete(vec![IncompleteMaterial {
                 final_uri: "https://x".into(),
                 ..IncompleteMaterial::default()
             }]),
             Detail::Stack(Stack {
-                frames: vec![Frame { name: "f".into(), file: "x.go".into(), line: 3 }],
+                frames: vec![Frame {
+                    name: "f".into(),
+                    file: "x.go".into(),
+                    line: 3,
+                }],
                 ..Stack::default()
             }),
-            Detail::Denied { messages: vec!["no".into()] },
+            Detail::Denied {
+                messages: vec!["no".into()],
+            },
         ] {
             assert_eq!(survives(detail.clone()), detail);
         }
@@ -252,7 +287,10 @@ mod tests {
     #[test]
     fn details_have_the_shape_that_go_writes() {
         let any = Detail::Exit { code: 1 }.to_any();
-        assert_eq!(any.type_url, "github.com/moby/buildkit/gatewayapi.ExitMessage+json");
+        assert_eq!(
+            any.type_url,
+            "github.com/moby/buildkit/gatewayapi.ExitMessage+json"
+        );
         assert_eq!(any.value, br#"{"Code":1}"#);
         let any = Detail::Solve(Box::new(Solve {
             input_ids: vec!["x".into()],
@@ -265,7 +303,10 @@ mod tests {
 
     #[test]
     fn an_unknown_detail_is_passed_on() {
-        let any = Any { type_url: "example.com/x".into(), value: vec![1, 2] };
+        let any = Any {
+            type_url: "example.com/x".into(),
+            value: vec![1, 2],
+        };
         assert_eq!(survives(Detail::Other(any.clone())), Detail::Other(any));
     }
 
@@ -280,7 +321,10 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_left_out() {
-        let large = Any { type_url: "x".into(), value: vec![0; MAX_DETAILS] };
+        let large = Any {
+            type_url: "x".into(),
+            value: vec![0; MAX_DETAILS],
+        };
         let status = Failure::new(Code::Internal, "ä".repeat(MAX_MESSAGE))
             .with(Detail::Other(large))
             .with(Detail::Exit { code: 1 })

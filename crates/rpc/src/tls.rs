@@ -79,7 +79,10 @@ impl TlsFiles {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    let failed = |source| TlsError::Read { path: path.to_owned(), source };
+    let failed = |source| TlsError::Read {
+        path: path.to_owned(),
+        source,
+    };
     let size = std::fs::metadata(path).map_err(failed)?.len();
     if size > MAX_FILE_SIZE {
         return Err(failed(io::Error::from(io::ErrorKind::FileTooLarge)));

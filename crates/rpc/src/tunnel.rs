@@ -88,6 +88,13 @@ pub struct Outgoing<M> {
     sender: mpsc::Sender<M>,
 }
 
+impl<M: Chunk> Outgoing<M> {
+    /// Sends one message as it is; `false` when the other side takes no more.
+    pub async fn send(&self, message: M) -> bool {
+        self.sender.send(message).await.is_ok()
+    }
+}
+
 /// Makes the outgoing messages of a tunnel, which must exist before the call that answers with the
 /// incoming ones.
 #[must_use]
@@ -182,13 +189,19 @@ where
     ) -> Poll<io::Result<usize>> {
         let broken = |_| io::Error::from(io::ErrorKind::BrokenPipe);
         ready!(self.outgoing.poll_reserve(cx)).map_err(broken)?;
-        let length = data.iter().map(|slice| slice.len()).sum::<usize>().min(MAX_CHUNK);
+        let length = data
+            .iter()
+            .map(|slice| slice.len())
+            .sum::<usize>()
+            .min(MAX_CHUNK);
         let mut chunk = BytesMut::with_capacity(length);
         for slice in data {
             let room = length - chunk.len();
             chunk.extend_from_slice(&slice[..slice.len().min(room)]);
         }
-        self.outgoing.send_item(M::new(chunk.freeze())).map_err(broken)?;
+        self.outgoing
+            .send_item(M::new(chunk.freeze()))
+            .map_err(broken)?;
         Poll::Ready(Ok(length))
     }
 
@@ -234,7 +247,10 @@ where
     let once = Arc::new(Mutex::new(Some(io)));
     let connector = tower::service_fn(move |_: Uri| {
         let io = once.lock().unwrap_or_else(PoisonError::into_inner).take();
-        async move { io.map(TokioIo::new).ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)) }
+        async move {
+            io.map(TokioIo::new)
+                .ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))
+        }
     });
     Endpoint::from_static("http://localhost")
         .initial_stream_window_size(STREAM_WINDOW)
@@ -286,7 +302,10 @@ mod tests {
     type Messages = Pin<Box<dyn Stream<Item = Result<BytesMessage, Status>> + Send>>;
 
     /// Two ends of one tunnel.
-    fn ends() -> (Tunnel<BytesMessage, Messages>, Tunnel<BytesMessage, Messages>) {
+    fn ends() -> (
+        Tunnel<BytesMessage, Messages>,
+        Tunnel<BytesMessage, Messages>,
+    ) {
         let (to_right, from_left) = outgoing();
         let (to_left, from_right) = outgoing();
         let left: Messages = Box::pin(from_right.map(Ok));
@@ -304,12 +323,17 @@ mod tests {
             request: Request<GetSecretRequest>,
         ) -> Result<Response<GetSecretResponse>, Status> {
             let length = request.into_inner().id.parse().unwrap();
-            Ok(Response::new(GetSecretResponse { data: vec![7; length].into() }))
+            Ok(Response::new(GetSecretResponse {
+                data: vec![7; length].into(),
+            }))
         }
     }
 
     fn ask(length: usize) -> GetSecretRequest {
-        GetSecretRequest { id: length.to_string(), ..GetSecretRequest::default() }
+        GetSecretRequest {
+            id: length.to_string(),
+            ..GetSecretRequest::default()
+        }
     }
 
     #[tokio::test]
@@ -337,9 +361,20 @@ mod tests {
         let channel = client_over(left).await.unwrap();
         let calls = [0, 1, 100_000, 3_000_000].map(|length| {
             let mut client = SecretsClient::new(channel.clone());
-            async move { client.get_secret(ask(length)).await.unwrap().into_inner().data.len() }
+            async move {
+                client
+                    .get_secret(ask(length))
+                    .await
+                    .unwrap()
+                    .into_inner()
+                    .data
+                    .len()
+            }
         });
-        assert_eq!(futures::future::join_all(calls).await, [0, 1, 100_000, 3_000_000]);
+        assert_eq!(
+            futures::future::join_all(calls).await,
+            [0, 1, 100_000, 3_000_000]
+        );
         drop(channel);
         server.await.unwrap().unwrap();
     }
@@ -365,7 +400,16 @@ mod tests {
         let server = tokio::spawn(server);
         for _ in 0..3 {
             let mut client = SecretsClient::new(connector.channel());
-            assert_eq!(client.get_secret(ask(9)).await.unwrap().into_inner().data.len(), 9);
+            assert_eq!(
+                client
+                    .get_secret(ask(9))
+                    .await
+                    .unwrap()
+                    .into_inner()
+                    .data
+                    .len(),
+                9
+            );
         }
         drop(connector);
         server.await.unwrap().unwrap();

@@ -104,7 +104,10 @@ pub struct CompatibilityFeature {
 /// A material that provenance cannot name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-#[allow(missing_docs, reason = "the fields are BuildKit's and say what they are")]
+#[allow(
+    missing_docs,
+    reason = "the fields are BuildKit's and say what they are"
+)]
 pub struct IncompleteMaterial {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub op: String,

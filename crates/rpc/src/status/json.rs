@@ -26,11 +26,20 @@ static SOLVE: LazyLock<Option<MessageDescriptor>> = LazyLock::new(|| {
 
 pub(super) fn encode(detail: &Detail) -> Any {
     match detail {
-        Detail::Vertex { digest } => any("errdefs.Vertex", &Vertex { digest: digest.clone() }),
+        Detail::Vertex { digest } => any(
+            "errdefs.Vertex",
+            &Vertex {
+                digest: digest.clone(),
+            },
+        ),
         Detail::Source(source) => any("errdefs.Source", &SourceJson::from(source)),
-        Detail::Frontend { name, source } => {
-            any("errdefs.Frontend", &Named { name: name.clone(), source: source.clone() })
-        }
+        Detail::Frontend { name, source } => any(
+            "errdefs.Frontend",
+            &Named {
+                name: name.clone(),
+                source: source.clone(),
+            },
+        ),
         Detail::FrontendCap { name } => any("errdefs.FrontendCap", &Named::new(name)),
         Detail::Subrequest { name } => any("errdefs.Subrequest", &Named::new(name)),
         Detail::Solve(solve) => raw("errdefs.Solve", encode_solve(solve)),
@@ -38,13 +47,19 @@ pub(super) fn encode(detail: &Detail) -> Any {
         Detail::CompatibilityFeature(feature) => any("errdefs.CompatibilityFeature", feature),
         Detail::Incomplete(incomplete) => any(
             "errdefs.ProvenanceMaterialsIncomplete",
-            &Incomplete { incomplete: incomplete.clone() },
+            &Incomplete {
+                incomplete: incomplete.clone(),
+            },
         ),
         Detail::Stack(stack) => any("stack.Stack", stack),
         Detail::Denied { messages } => {
-            let deny_messages =
-                messages.iter().map(|message| DenyMessage { message: message.clone() });
-            let decision = Decision { action: DENY, deny_messages: deny_messages.collect() };
+            let deny_messages = messages.iter().map(|message| DenyMessage {
+                message: message.clone(),
+            });
+            let decision = Decision {
+                action: DENY,
+                deny_messages: deny_messages.collect(),
+            };
             any("policysession.DecisionResponse", &decision)
         }
         Detail::Other(any) => any.clone(),
@@ -55,16 +70,24 @@ pub(super) fn decode(any: &Any) -> Option<Detail> {
     let name = any.type_url.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
     let json = &any.value[..];
     Some(match name {
-        "errdefs.Vertex" => Detail::Vertex { digest: parse::<Vertex>(json)?.digest },
+        "errdefs.Vertex" => Detail::Vertex {
+            digest: parse::<Vertex>(json)?.digest,
+        },
         "errdefs.Source" => Detail::Source(parse::<SourceJson>(json)?.into_source()?),
         "errdefs.Frontend" => {
             let Named { name, source } = parse(json)?;
             Detail::Frontend { name, source }
         }
-        "errdefs.FrontendCap" => Detail::FrontendCap { name: parse::<Named>(json)?.name },
-        "errdefs.Subrequest" => Detail::Subrequest { name: parse::<Named>(json)?.name },
+        "errdefs.FrontendCap" => Detail::FrontendCap {
+            name: parse::<Named>(json)?.name,
+        },
+        "errdefs.Subrequest" => Detail::Subrequest {
+            name: parse::<Named>(json)?.name,
+        },
         "errdefs.Solve" => Detail::Solve(Box::new(decode_solve(json)?)),
-        "gatewayapi.ExitMessage" => Detail::Exit { code: parse::<Exit>(json)?.code },
+        "gatewayapi.ExitMessage" => Detail::Exit {
+            code: parse::<Exit>(json)?.code,
+        },
         "errdefs.CompatibilityFeature" => Detail::CompatibilityFeature(parse(json)?),
         "errdefs.ProvenanceMaterialsIncomplete" => {
             Detail::Incomplete(parse::<Incomplete>(json)?.incomplete)
@@ -72,7 +95,11 @@ pub(super) fn decode(any: &Any) -> Option<Detail> {
         "stack.Stack" => Detail::Stack(parse(json)?),
         "policysession.DecisionResponse" => {
             let decision = parse::<Decision>(json)?;
-            let messages = decision.deny_messages.into_iter().map(|deny| deny.message).collect();
+            let messages = decision
+                .deny_messages
+                .into_iter()
+                .map(|deny| deny.message)
+                .collect();
             Detail::Denied { messages }
         }
         _ => return None,
@@ -89,7 +116,10 @@ fn any(name: &str, value: &impl Serialize) -> Any {
 }
 
 fn raw(name: &str, value: Vec<u8>) -> Any {
-    Any { type_url: format!("{PREFIX}{name}{SUFFIX}"), value }
+    Any {
+        type_url: format!("{PREFIX}{name}{SUFFIX}"),
+        value,
+    }
 }
 
 fn encode_solve(solve: &Solve) -> Vec<u8> {
@@ -110,7 +140,9 @@ fn encode_solve(solve: &Solve) -> Vec<u8> {
     let dynamic = SOLVE.clone().and_then(|descriptor| {
         DynamicMessage::decode(descriptor, &message.encode_to_vec()[..]).ok()
     });
-    dynamic.and_then(|dynamic| serde_json::to_vec(&dynamic).ok()).unwrap_or_else(|| b"{}".to_vec())
+    dynamic
+        .and_then(|dynamic| serde_json::to_vec(&dynamic).ok())
+        .unwrap_or_else(|| b"{}".to_vec())
 }
 
 fn decode_solve(json: &[u8]) -> Option<Solve> {
@@ -149,7 +181,10 @@ struct Named {
 
 impl Named {
     fn new(name: &str) -> Named {
-        Named { name: name.to_owned(), source: String::new() }
+        Named {
+            name: name.to_owned(),
+            source: String::new(),
+        }
     }
 }
 
@@ -223,8 +258,10 @@ struct PositionJson {
 impl From<&Source> for SourceJson {
     fn from(source: &Source) -> SourceJson {
         let position = |position: &Option<proto::pb::Position>| {
-            position
-                .map(|position| PositionJson { line: position.line, character: position.character })
+            position.map(|position| PositionJson {
+                line: position.line,
+                character: position.character,
+            })
         };
         SourceJson {
             info: source.info.as_ref().map(|info| InfoJson {
@@ -235,7 +272,10 @@ impl From<&Source> for SourceJson {
             ranges: source
                 .ranges
                 .iter()
-                .map(|range| RangeJson { start: position(&range.start), end: position(&range.end) })
+                .map(|range| RangeJson {
+                    start: position(&range.start),
+                    end: position(&range.end),
+                })
                 .collect(),
         }
     }
@@ -262,6 +302,9 @@ impl SourceJson {
             start: position(range.start),
             end: position(range.end),
         });
-        Some(Source { info, ranges: ranges.collect() })
+        Some(Source {
+            info,
+            ranges: ranges.collect(),
+        })
     }
 }

@@ -1,0 +1,18 @@
+//! A live client, seen from the daemon and from a worker.
+//!
+//! Owns the registry of sessions ([`Sessions`]), the service that carries a worker's calls to them
+//! ([`Proxy`]) and the calls that a worker makes ([`SessionCalls`]). Knows nothing of builds. Start
+//! at [`Sessions::accept`]. (BuildKit: `session/`.)
+
+mod calls;
+mod error;
+mod health;
+mod output;
+mod proxy;
+mod registry;
+
+pub use calls::{FetchToken, Login, SessionCalls, Token};
+pub use error::{FilesError, SessionError};
+pub use output::{DirTarget, TarWriter};
+pub use proxy::{HEADER, Proxy};
+pub use registry::{Identity, Session, Sessions};
