@@ -157,7 +157,7 @@ fn metadata_counts_but_not_time_and_labels() {
     let (_dir, root) = tree("d/ d/f=x");
     let tree = Tree::new();
     let file = Path::new("d/f");
-    let mut changes = |change: &dyn Fn()| {
+    let changes = |change: &dyn Fn()| {
         let before = tree.select(&root, &Selector::default()).unwrap();
         change();
         tree.refresh();
