@@ -99,7 +99,7 @@ impl<W: Write> GzipWriter<W> {
             None => self.pool.insert(Pool::start(level, threads)?),
         };
         let (result, receiver) = sync_channel(1);
-        let block = std::mem::replace(&mut self.block, Vec::new());
+        let block = std::mem::take(&mut self.block);
         let job = Job { block, result };
         pool.jobs
             .send(job)
