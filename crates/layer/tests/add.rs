@@ -1,5 +1,7 @@
 //! What `ADD` makes of archives and of other files.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;

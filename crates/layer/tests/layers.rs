@@ -1,5 +1,7 @@
 //! Layers written, unpacked and mounted for real.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
