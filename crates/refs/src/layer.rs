@@ -43,6 +43,10 @@ pub struct LayerSource {
 
 /// One layer of a ref that is put together.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made and taken apart at once, a few at a time"
+)]
 pub enum LayerSpec {
     /// One that a ref has already.
     Existing(LayerKey),

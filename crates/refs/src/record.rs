@@ -114,16 +114,16 @@ pub(crate) enum DirRecord {
 /// One change of the database.
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
-    PutLayer(u64, LayerRecord),
+    PutLayer(u64, Box<LayerRecord>),
     DeleteLayer(u64),
     PutRef(u64, RefRecord),
     DeleteRef(u64),
     PutId(Digest, u64),
     DeleteId(Digest),
     PutUsage(u64, u64, u64),
-    PutImage(String, String, ImageRecord),
+    PutImage(String, String, Box<ImageRecord>),
     DeleteImage(String, String),
-    PutMutable(u64, MutableRecord),
+    PutMutable(u64, Box<MutableRecord>),
     DeleteMutable(u64),
     PutHold(String, Vec<Digest>),
     DeleteHold(String),

@@ -257,10 +257,10 @@ impl Refs {
                     provider,
                 } => NewLayer::Lazy {
                     diff_id,
-                    source: LayerSource {
+                    source: Box::new(LayerSource {
                         descriptor,
                         provider,
-                    },
+                    }),
                 },
                 LayerSpec::New(active) => match active.commit() {
                     Ok(snapshot) => NewLayer::Here {
@@ -315,6 +315,13 @@ impl Refs {
             .layers
             .get(&key)
             .map(|entry| Arc::clone(&entry.layer))
+    }
+
+    /// What is told of the ref that brought a layer in.
+    pub fn layer_meta(&self, key: LayerKey) -> Option<Meta> {
+        let state = self.inner.state();
+        let owner = state.layers.get(&key)?.owner;
+        state.refs.get(&owner).map(|entry| entry.meta.clone())
     }
 
     /// Waits until nobody else brings in the files of the layer or makes a tar of it.

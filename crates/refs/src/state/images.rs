@@ -33,9 +33,11 @@ impl State {
             created: record::to_ns(image.created),
             blobs: image.blobs.clone(),
         };
-        effects
-            .changes
-            .push(Change::PutImage(key.0.clone(), key.1.clone(), record));
+        effects.changes.push(Change::PutImage(
+            key.0.clone(),
+            key.1.clone(),
+            Box::new(record),
+        ));
         if let Some(before) = self.images.insert(key, ImageEntry { image, reference }) {
             self.leave_image(before, effects);
         }

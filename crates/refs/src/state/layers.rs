@@ -17,7 +17,7 @@ pub(crate) enum NewLayer {
     Existing(LayerKey),
     Lazy {
         diff_id: Digest,
-        source: LayerSource,
+        source: Box<LayerSource>,
     },
     Here {
         snapshot: LayerId,
@@ -81,7 +81,7 @@ impl State {
                 // A layer of another image is the same only on top of the same layers: a tar may
                 // leave out directories, which then are as they are below it.
                 if let Some(key) = next.and_then(|next| self.chains.get(&next).copied()) {
-                    self.add_source(key, source, effects);
+                    self.add_source(key, *source, effects);
                     return key;
                 }
                 let key = LayerKey(self.number());
@@ -90,7 +90,7 @@ impl State {
                     snapshot: None,
                     diff_id: Some(diff_id),
                     blobs: Vec::new(),
-                    sources: vec![source],
+                    sources: vec![*source],
                     chain_id: next,
                     family: None,
                 };
@@ -275,7 +275,9 @@ impl State {
             size: entry.size,
             family: layer.family.clone(),
         };
-        effects.changes.push(Change::PutLayer(key.0, record));
+        effects
+            .changes
+            .push(Change::PutLayer(key.0, Box::new(record)));
     }
 }
 

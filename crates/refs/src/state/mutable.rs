@@ -318,6 +318,8 @@ impl State {
             last_used: entry.last_used.map_or(0, record::to_ns),
             usage_count: entry.usage_count,
         };
-        effects.changes.push(Change::PutMutable(key.0, record));
+        effects
+            .changes
+            .push(Change::PutMutable(key.0, Box::new(record)));
     }
 }
