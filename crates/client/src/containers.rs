@@ -31,12 +31,14 @@ pub struct CallError {
 /// Kinds of failure that callers tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallErrorKind {
-    /// There is no such container, image or process.
+    /// There is no such container or image; for a start, no such program.
     NotFound,
     /// The name is taken.
     AlreadyExists,
     /// The request makes no sense now, such as removing what runs.
     Refused,
+    /// A program may not be executed.
+    Denied,
     /// The daemon serves no containers: it is not drydock's.
     Unsupported,
     /// Anything else.
@@ -49,6 +51,7 @@ impl From<Status> for CallError {
             Code::NotFound => CallErrorKind::NotFound,
             Code::AlreadyExists => CallErrorKind::AlreadyExists,
             Code::FailedPrecondition | Code::InvalidArgument => CallErrorKind::Refused,
+            Code::PermissionDenied => CallErrorKind::Denied,
             Code::Unimplemented => CallErrorKind::Unsupported,
             _ => CallErrorKind::Other,
         };
@@ -329,7 +332,9 @@ impl Containers {
     pub fn new(channel: Channel) -> Containers {
         let worker = WorkerClient::new(channel);
         Containers {
-            worker: worker.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE),
+            worker: worker
+                .max_decoding_message_size(MAX_MESSAGE)
+                .max_encoding_message_size(MAX_MESSAGE),
         }
     }
 
@@ -354,12 +359,22 @@ impl Containers {
             stop_signal: container.stop_signal,
             ..wire::CreateContainerRequest::default()
         };
-        Ok(self.worker.clone().create_container(request).await?.into_inner().name)
+        Ok(self
+            .worker
+            .clone()
+            .create_container(request)
+            .await?
+            .into_inner()
+            .name)
     }
 
     /// Starts a container that was made, and gives its published ports.
     pub async fn start(&self, name: &str) -> Result<Vec<PublishedPort>, CallError> {
-        let response = self.worker.clone().start_container(container_name(name)).await?;
+        let response = self
+            .worker
+            .clone()
+            .start_container(container_name(name))
+            .await?;
         Ok(ports(response.into_inner().ports))
     }
 
@@ -392,35 +407,51 @@ impl Containers {
         let chunks = self.worker.clone().logs(request).await?.into_inner();
         Ok(chunks.map(|chunk| {
             let chunk = chunk?;
-            Ok(LogChunk { stream: chunk.stream, data: chunk.data.into(), time: time(chunk.time) })
+            Ok(LogChunk {
+                stream: chunk.stream,
+                data: chunk.data.into(),
+                time: time(chunk.time),
+            })
         }))
     }
 
     /// Waits until a container has ended.
     pub async fn wait(&self, name: &str) -> Result<ExitStatus, CallError> {
-        let response = self.worker.clone().wait_container(container_name(name)).await?;
+        let response = self
+            .worker
+            .clone()
+            .wait_container(container_name(name))
+            .await?;
         Ok(response.into_inner().exit.unwrap_or_default().into())
     }
 
     /// Asks a container to stop, and kills it after `timeout`.
     pub async fn stop(&self, name: &str, timeout: Duration) -> Result<(), CallError> {
         let timeout_ns = i64::try_from(timeout.as_nanos()).unwrap_or(i64::MAX);
-        let request = wire::StopContainerRequest { name: name.to_owned(), timeout_ns };
+        let request = wire::StopContainerRequest {
+            name: name.to_owned(),
+            timeout_ns,
+        };
         self.worker.clone().stop_container(request).await?;
         Ok(())
     }
 
     /// Sends a signal, by name, to a container's first process.
     pub async fn kill(&self, name: &str, signal: &str) -> Result<(), CallError> {
-        let request =
-            wire::KillContainerRequest { name: name.to_owned(), signal: signal.to_owned() };
+        let request = wire::KillContainerRequest {
+            name: name.to_owned(),
+            signal: signal.to_owned(),
+        };
         self.worker.clone().kill_container(request).await?;
         Ok(())
     }
 
     /// Removes a container; with `force` also one that runs.
     pub async fn remove(&self, name: &str, force: bool) -> Result<(), CallError> {
-        let request = wire::RemoveContainerRequest { name: name.to_owned(), force };
+        let request = wire::RemoveContainerRequest {
+            name: name.to_owned(),
+            force,
+        };
         self.worker.clone().remove_container(request).await?;
         Ok(())
     }
@@ -428,7 +459,12 @@ impl Containers {
     /// Running containers; with `all` also those that are not.
     pub async fn list(&self, all: bool) -> Result<Vec<Container>, CallError> {
         let request = wire::ListContainersRequest { all };
-        let response = self.worker.clone().list_containers(request).await?.into_inner();
+        let response = self
+            .worker
+            .clone()
+            .list_containers(request)
+            .await?
+            .into_inner();
         Ok(response.containers.into_iter().map(Into::into).collect())
     }
 
@@ -441,14 +477,24 @@ impl Containers {
 
     /// The image of a name, id or beginning of an id.
     pub async fn image(&self, name: &str) -> Result<Image, CallError> {
-        let request = wire::ImageName { name: name.to_owned() };
-        Ok(self.worker.clone().inspect_image(request).await?.into_inner().into())
+        let request = wire::ImageName {
+            name: name.to_owned(),
+        };
+        Ok(self
+            .worker
+            .clone()
+            .inspect_image(request)
+            .await?
+            .into_inner()
+            .into())
     }
 
     /// Gives an image another name.
     pub async fn tag(&self, source: &str, target: &str) -> Result<(), CallError> {
-        let request =
-            wire::TagImageRequest { source: source.to_owned(), target: target.to_owned() };
+        let request = wire::TagImageRequest {
+            source: source.to_owned(),
+            target: target.to_owned(),
+        };
         self.worker.clone().tag_image(request).await?;
         Ok(())
     }
@@ -459,8 +505,16 @@ impl Containers {
         name: &str,
         force: bool,
     ) -> Result<(Vec<String>, Vec<String>), CallError> {
-        let request = wire::RemoveImageRequest { name: name.to_owned(), force };
-        let response = self.worker.clone().remove_image(request).await?.into_inner();
+        let request = wire::RemoveImageRequest {
+            name: name.to_owned(),
+            force,
+        };
+        let response = self
+            .worker
+            .clone()
+            .remove_image(request)
+            .await?
+            .into_inner();
         Ok((response.untagged, response.deleted))
     }
 
@@ -481,7 +535,9 @@ impl Containers {
             }),
             auth: Some(auth.into()),
         };
-        Ok(transfers(self.worker.clone().pull_image(request).await?.into_inner()))
+        Ok(transfers(
+            self.worker.clone().pull_image(request).await?.into_inner(),
+        ))
     }
 
     /// Sends an image to its registry. The stream ends when it is there.
@@ -490,9 +546,13 @@ impl Containers {
         reference: &str,
         auth: RegistryAuth,
     ) -> Result<impl Stream<Item = Result<Transfer, CallError>> + use<>, CallError> {
-        let request =
-            wire::PushImageRequest { reference: reference.to_owned(), auth: Some(auth.into()) };
-        Ok(transfers(self.worker.clone().push_image(request).await?.into_inner()))
+        let request = wire::PushImageRequest {
+            reference: reference.to_owned(),
+            auth: Some(auth.into()),
+        };
+        Ok(transfers(
+            self.worker.clone().push_image(request).await?.into_inner(),
+        ))
     }
 
     /// A docker-style tar of the named images.
@@ -511,7 +571,13 @@ impl Containers {
         tar: impl Stream<Item = Bytes> + Send + 'static,
     ) -> Result<Vec<String>, CallError> {
         let chunks = tar.map(|data| wire::Bytes { data: data.into() });
-        Ok(self.worker.clone().load_images(chunks).await?.into_inner().names)
+        Ok(self
+            .worker
+            .clone()
+            .load_images(chunks)
+            .await?
+            .into_inner()
+            .names)
     }
 }
 
@@ -530,22 +596,32 @@ fn async_stream(
         })
     });
     // Never ends by itself: the end of requests would detach.
-    futures::stream::iter([first]).chain(inputs).chain(futures::stream::pending())
+    futures::stream::iter([first])
+        .chain(inputs)
+        .chain(futures::stream::pending())
 }
 
 fn attach_request(request: wire::attach_request::Request) -> wire::AttachRequest {
-    wire::AttachRequest { request: Some(request) }
+    wire::AttachRequest {
+        request: Some(request),
+    }
 }
 
 fn attach_start(to: AttachTo, size: Option<(u16, u16)>) -> wire::AttachStart {
     let size = size.map(terminal_size);
     match to {
-        AttachTo::Start { container } => {
-            wire::AttachStart { container, start_container: true, exec: None, size }
-        }
-        AttachTo::Running { container } => {
-            wire::AttachStart { container, start_container: false, exec: None, size }
-        }
+        AttachTo::Start { container } => wire::AttachStart {
+            container,
+            start_container: true,
+            exec: None,
+            size,
+        },
+        AttachTo::Running { container } => wire::AttachStart {
+            container,
+            start_container: false,
+            exec: None,
+            size,
+        },
         AttachTo::Exec { container, process } => {
             let exec = Some(wire::ExecSpec {
                 args: process.args,
@@ -555,22 +631,30 @@ fn attach_start(to: AttachTo, size: Option<(u16, u16)>) -> wire::AttachStart {
                 tty: process.tty,
                 open_stdin: process.open_stdin,
             });
-            wire::AttachStart { container, start_container: false, exec, size }
+            wire::AttachStart {
+                container,
+                start_container: false,
+                exec,
+                size,
+            }
         }
     }
 }
 
 fn terminal_size((rows, columns): (u16, u16)) -> wire::TerminalSize {
-    wire::TerminalSize { rows: rows.into(), cols: columns.into() }
+    wire::TerminalSize {
+        rows: rows.into(),
+        cols: columns.into(),
+    }
 }
 
 fn container_name(name: &str) -> wire::ContainerName {
-    wire::ContainerName { name: name.to_owned() }
+    wire::ContainerName {
+        name: name.to_owned(),
+    }
 }
 
-fn transfers(
-    events: Streaming<wire::OpEvent>,
-) -> impl Stream<Item = Result<Transfer, CallError>> {
+fn transfers(events: Streaming<wire::OpEvent>) -> impl Stream<Item = Result<Transfer, CallError>> {
     use wire::op_event::Event;
     events.filter_map(|event| async {
         match event.map(|event| event.event) {
@@ -597,13 +681,19 @@ fn time(timestamp: Option<prost_types::Timestamp>) -> Option<SystemTime> {
 
 impl From<RegistryAuth> for wire::RegistryAuth {
     fn from(auth: RegistryAuth) -> wire::RegistryAuth {
-        wire::RegistryAuth { username: auth.username, secret: auth.secret }
+        wire::RegistryAuth {
+            username: auth.username,
+            secret: auth.secret,
+        }
     }
 }
 
 impl From<wire::ExitStatus> for ExitStatus {
     fn from(exit: wire::ExitStatus) -> ExitStatus {
-        ExitStatus { code: exit.code, oom_killed: exit.oom_killed }
+        ExitStatus {
+            code: exit.code,
+            oom_killed: exit.oom_killed,
+        }
     }
 }
 

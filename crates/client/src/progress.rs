@@ -186,7 +186,9 @@ impl From<proto::control::VertexLog> for VertexLog {
 impl From<proto::control::VertexWarning> for VertexWarning {
     fn from(warning: proto::control::VertexWarning) -> VertexWarning {
         let text = |line: &[u8]| String::from_utf8_lossy(line).into_owned();
-        let source = warning.info.map(|info| SourceExcerpt::new(info, warning.ranges));
+        let source = warning
+            .info
+            .map(|info| SourceExcerpt::new(info, warning.ranges));
         VertexWarning {
             vertex: warning.vertex,
             level: warning.level,
@@ -202,7 +204,10 @@ impl SourceExcerpt {
     /// The places `ranges` in the file of `info`.
     pub(crate) fn new(info: proto::pb::SourceInfo, ranges: Vec<proto::pb::Range>) -> SourceExcerpt {
         let range = |range: proto::pb::Range| {
-            let (start, end) = (range.start.unwrap_or_default(), range.end.unwrap_or_default());
+            let (start, end) = (
+                range.start.unwrap_or_default(),
+                range.end.unwrap_or_default(),
+            );
             SourceRange {
                 start_line: start.line,
                 start_character: start.character,

@@ -1,0 +1,192 @@
+//! The calls of `Control` that need no session.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use futures::{Stream, StreamExt};
+use proto::control::control_client::ControlClient;
+use proto::control::{self as wire};
+use rpc::MAX_MESSAGE_SIZE;
+use rpc::address::Address;
+use tonic::transport::Channel;
+
+use crate::{CallFailed, ConnectFailed};
+
+/// A connection to a daemon.
+#[derive(Clone, Debug)]
+pub struct Client {
+    channel: Channel,
+}
+
+/// What a daemon says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Version {
+    /// Where its source is.
+    pub package: String,
+    /// Its version.
+    pub version: String,
+    /// The revision of its source.
+    pub revision: String,
+}
+
+/// One worker of a daemon.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WorkerRecord {
+    /// Its id, the same for as long as its state exists.
+    pub id: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// What it builds for, its own platform first.
+    pub platforms: Vec<String>,
+}
+
+/// One thing that a daemon keeps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UsageRecord {
+    /// Its id.
+    pub id: String,
+    /// The ids of what it is based on.
+    pub parents: Vec<String>,
+    /// What it is, for people.
+    pub description: String,
+    /// What kind of thing it is, such as `regular` or `exec.cachemount`.
+    pub record_type: String,
+    /// Bytes on disk.
+    pub size: i64,
+    /// Whether something uses it now.
+    pub in_use: bool,
+    /// Whether an image uses it.
+    pub shared: bool,
+    /// Whether it can change.
+    pub mutable: bool,
+    /// How often it was used.
+    pub usage_count: i64,
+    /// When it was made.
+    pub created: Option<SystemTime>,
+    /// When it was last used.
+    pub last_used: Option<SystemTime>,
+}
+
+/// What is to be thrown away. By default all that nothing uses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PruneOptions {
+    /// Only what matches, in containerd's filter language.
+    pub filter: Vec<String>,
+    /// Also what is internal or shared.
+    pub all: bool,
+    /// Keep what was used in this time.
+    pub keep_duration: Duration,
+    /// Bytes that are kept in any case.
+    pub reserved_space: i64,
+    /// Bytes that may be kept; 0 for no bound.
+    pub max_used_space: i64,
+    /// Bytes to leave free on the disk.
+    pub min_free_space: i64,
+}
+
+impl Client {
+    /// Connects to `address`: `unix://<path>` or `tcp://<host>:<port>`.
+    pub async fn connect(address: &str) -> Result<Client, ConnectFailed> {
+        let parsed: Address = address.parse().map_err(|source| ConnectFailed::Address {
+            address: address.to_owned(),
+            source,
+        })?;
+        Ok(Client {
+            channel: rpc::connect::connect(&parsed, None).await?,
+        })
+    }
+
+    /// The connection, for the calls of [`crate::containers`].
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// Asks for the daemon's version.
+    pub async fn info(&self) -> Result<Version, CallFailed> {
+        let response = self
+            .control()
+            .info(wire::InfoRequest {})
+            .await?
+            .into_inner();
+        let version = response.buildkit_version.unwrap_or_default();
+        Ok(Version {
+            package: version.package,
+            version: version.version,
+            revision: version.revision,
+        })
+    }
+
+    /// Asks for the daemon's workers, the one that builds first.
+    pub async fn list_workers(&self) -> Result<Vec<WorkerRecord>, CallFailed> {
+        let request = wire::ListWorkersRequest::default();
+        let response = self.control().list_workers(request).await?.into_inner();
+        Ok(response.record.into_iter().map(worker).collect())
+    }
+
+    /// Asks what is kept; only what matches `filter`, in containerd's filter language.
+    pub async fn disk_usage(&self, filter: Vec<String>) -> Result<Vec<UsageRecord>, CallFailed> {
+        let request = wire::DiskUsageRequest {
+            filter,
+            ..wire::DiskUsageRequest::default()
+        };
+        let response = self.control().disk_usage(request).await?.into_inner();
+        Ok(response.record.into_iter().map(usage).collect())
+    }
+
+    /// Throws away what `options` allow. The stream tells what, and ends when all is done.
+    pub async fn prune(
+        &self,
+        options: PruneOptions,
+    ) -> Result<impl Stream<Item = Result<UsageRecord, CallFailed>> + use<>, CallFailed> {
+        let request = wire::PruneRequest {
+            filter: options.filter,
+            all: options.all,
+            keep_duration: i64::try_from(options.keep_duration.as_nanos()).unwrap_or(i64::MAX),
+            reserved_space: options.reserved_space,
+            max_used_space: options.max_used_space,
+            min_free_space: options.min_free_space,
+        };
+        let records = self.control().prune(request).await?.into_inner();
+        Ok(records.map(|record| Ok(usage(record?))))
+    }
+
+    pub(crate) fn control(&self) -> ControlClient<Channel> {
+        ControlClient::new(self.channel())
+            .max_decoding_message_size(MAX_MESSAGE_SIZE)
+            .max_encoding_message_size(MAX_MESSAGE_SIZE)
+    }
+}
+
+fn worker(record: proto::types::WorkerRecord) -> WorkerRecord {
+    let platform = |platform: proto::pb::Platform| {
+        oci::Platform {
+            os: platform.os,
+            architecture: platform.architecture,
+            variant: platform.variant,
+            ..oci::Platform::default()
+        }
+        .to_string()
+    };
+    WorkerRecord {
+        id: record.id,
+        labels: record.labels,
+        platforms: record.platforms.into_iter().map(platform).collect(),
+    }
+}
+
+fn usage(record: wire::UsageRecord) -> UsageRecord {
+    let time = |time: Option<prost_types::Timestamp>| time.and_then(|time| time.try_into().ok());
+    UsageRecord {
+        id: record.id,
+        parents: record.parents,
+        description: record.description,
+        record_type: record.record_type,
+        size: record.size,
+        in_use: record.in_use,
+        shared: record.shared,
+        mutable: record.mutable,
+        usage_count: record.usage_count,
+        created: time(record.created_at),
+        last_used: time(record.last_used_at),
+    }
+}

@@ -1,0 +1,20 @@
+//! A client of build daemons: the calls of BuildKit's API, and the services that a client serves
+//! while its build runs.
+//!
+//! Owns what the program, the tests and the benchmarks have in common as clients of a daemon. It
+//! must not know how anything is shown, nor where flags and settings come from. Nothing of the
+//! wire is in its interface, so that its users need not know it.
+//!
+//! Start at [`Client::solve`].
+
+pub mod containers;
+mod control;
+pub mod docker_config;
+mod error;
+pub mod progress;
+pub mod session;
+mod solve;
+
+pub use control::{Client, PruneOptions, UsageRecord, Version, WorkerRecord};
+pub use error::{BuildError, CallFailed, ConnectFailed};
+pub use solve::{CacheEntry, Exporter, SolveRequest, SolveResponse};
