@@ -59,22 +59,19 @@ impl Parent {
                 controllers,
                 ..
             } = hierarchy;
-            let has_devices = match version {
-                Version::One => controllers.iter().any(|name| name == "devices"),
-                Version::Two => true,
-            };
-            if has_devices && let Some(rules) = devices {
-                restricts_devices |= devices::restrict(dir.as_fd(), version, rules).is_ok();
-            }
             let only = |name: &str| version == Version::One && controllers == [name];
             let (shared, on_demand) = (only("devices"), only("cpuset"));
-            places.push(Place {
+            let place = Place {
                 dir,
                 version,
                 controllers,
                 shared,
                 on_demand,
-            });
+            };
+            if let Some(rules) = devices {
+                restricts_devices |= devices::restrict_place(place.dir.as_fd(), &place, rules);
+            }
+            places.push(place);
         }
         if places.is_empty() {
             return Err(io::Error::new(
@@ -86,6 +83,13 @@ impl Parent {
             places,
             restricts_devices,
         })
+    }
+
+    /// The directory of each hierarchy that holds groups of their own, with its controllers (none
+    /// named: version 2). Every directory of a group is in one of them, under the group's name.
+    pub fn directories(&self) -> impl Iterator<Item = (BorrowedFd<'_>, &[String])> {
+        let holding = self.places.iter().filter(|place| !place.shared);
+        holding.map(|place| (place.dir.as_fd(), named(place.version, &place.controllers)))
     }
 
     /// Makes the group `name`, a single component, with `limits`. On failure nothing is left of it.
@@ -114,6 +118,41 @@ impl Parent {
         }
     }
 
+    /// Makes a directory of groups inside this one, `name`, a single component. Its groups may open
+    /// only the devices of `devices`.
+    pub fn nested(&self, name: &str, devices: &[DeviceRule]) -> io::Result<Parent> {
+        let mut places = Vec::with_capacity(self.places.len());
+        let mut restricts_devices = false;
+        for place in &self.places {
+            // In a shared directory, too: the restriction is on the directory.
+            let Part { dir, .. } = Place {
+                shared: false,
+                ..place.try_clone()?
+            }
+            .part(name)?;
+            restricts_devices |= devices::restrict_place(dir.as_fd(), place, devices);
+            places.push(Place {
+                dir,
+                ..place.try_clone()?
+            });
+        }
+        Ok(Parent {
+            places,
+            restricts_devices,
+        })
+    }
+
+    /// Removes the directory `name` that [`Parent::nested`] made and that has no groups any more.
+    pub fn remove_nested(&self, name: &str) -> io::Result<()> {
+        for place in &self.places {
+            match rustix::fs::unlinkat(&place.dir, name, AtFlags::REMOVEDIR) {
+                Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
     /// Kills everything in and below the directory `path` of every hierarchy and removes it, for
     /// what a program that died left behind. What is not there is not an error; returns whether
     /// nothing is left.
@@ -127,6 +166,14 @@ impl Parent {
 }
 
 impl Place {
+    fn try_clone(&self) -> io::Result<Place> {
+        Ok(Place {
+            dir: self.dir.try_clone()?,
+            controllers: self.controllers.clone(),
+            ..*self
+        })
+    }
+
     fn part(&self, name: &str) -> io::Result<Part> {
         let (dir, parent) = if self.shared {
             (self.dir.try_clone()?, None)
@@ -190,19 +237,15 @@ impl Group {
         Ok(())
     }
 
-    /// The directory of each hierarchy where the group is alone, with its controllers (none named:
-    /// version 2).
-    pub fn directories(&self) -> impl Iterator<Item = (BorrowedFd<'_>, &[String])> {
-        self.parts
-            .iter()
-            .filter(|part| part.parent.is_some())
-            .map(|part| {
-                let controllers = match part.version {
-                    Version::One => part.controllers.as_slice(),
-                    Version::Two => &[],
-                };
-                (part.dir.as_fd(), controllers)
-            })
+    /// Name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The controllers of each hierarchy where the group is alone (none named: version 2).
+    pub fn hierarchies(&self) -> impl Iterator<Item = &[String]> {
+        let own = self.parts.iter().filter(|part| part.parent.is_some());
+        own.map(|part| named(part.version, &part.controllers))
     }
 
     fn with(&self, controller: &str) -> Option<&Part> {
@@ -247,6 +290,14 @@ impl Group {
             }
         }
         Ok(gone)
+    }
+}
+
+/// Version 1 hierarchies are known by their controllers, the one of version 2 by having no name.
+fn named(version: Version, controllers: &[String]) -> &[String] {
+    match version {
+        Version::One => controllers,
+        Version::Two => &[],
     }
 }
 

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::fs::MemfdFlags;
 use rustix::net::{
@@ -69,13 +69,31 @@ impl Channel {
         Channel(fd)
     }
 
+    /// Ends the conversation: both ends read the end of it, whoever still has copies of them.
+    pub fn close(&self) {
+        // It fails only where the other end is gone already.
+        let _ = rustix::net::shutdown(&self.0, rustix::net::Shutdown::Both);
+    }
+
+    /// Another descriptor of this end.
+    pub fn try_clone(&self) -> io::Result<Channel> {
+        self.0.try_clone().map(Channel)
+    }
+
     /// The descriptor, to be sent or inherited.
     pub fn into_fd(self) -> OwnedFd {
         self.0
     }
 
-    /// Sends one message. Waits while the other end's buffer is full.
-    pub fn send(&self, message: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    /// Sends one message. With [`Wait::No`] only room for the first packet is not waited for: what has
+    /// begun is finished.
+    pub fn send(
+        &self,
+        message: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+        wait: Wait,
+    ) -> io::Result<()> {
+        let mut wait = wait;
         if message.len() as u64 > MAX_MESSAGE_BYTES || descriptors.len() > MAX_DESCRIPTORS {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -85,20 +103,31 @@ impl Channel {
         let mut rest = descriptors;
         while rest.len() >= DESCRIPTORS_PER_PACKET {
             let (now, later) = rest.split_at(DESCRIPTORS_PER_PACKET);
-            self.send_packet(Kind::More, &[], now)?;
+            self.send_packet(Kind::More, &[], now, wait)?;
+            wait = Wait::Yes;
             rest = later;
         }
         if message.len() <= MAX_PACKET_BYTES {
-            return self.send_packet(Kind::Inline, message, rest);
+            return self.send_packet(Kind::Inline, message, rest, wait);
         }
         let mut file = File::from(rustix::fs::memfd_create(c"message", MemfdFlags::CLOEXEC)?);
         file.write_all(message)?;
         let mut with_file = rest.to_vec();
         with_file.push(file.as_fd());
-        self.send_packet(Kind::InFile, &[], &with_file)
+        self.send_packet(Kind::InFile, &[], &with_file, wait)
     }
 
-    fn send_packet(&self, kind: Kind, body: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    fn send_packet(
+        &self,
+        kind: Kind,
+        body: &[u8],
+        fds: &[BorrowedFd<'_>],
+        wait: Wait,
+    ) -> io::Result<()> {
+        let mut flags = SendFlags::NOSIGNAL;
+        if wait == Wait::No {
+            flags |= SendFlags::DONTWAIT;
+        }
         let mut space =
             [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_PER_PACKET))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -110,9 +139,7 @@ impl Channel {
         }
         let head = [kind as u8];
         let parts = [IoSlice::new(&head), IoSlice::new(body)];
-        rustix::io::retry_on_intr(|| {
-            rustix::net::sendmsg(&self.0, &parts, &mut control, SendFlags::NOSIGNAL)
-        })?;
+        rustix::io::retry_on_intr(|| rustix::net::sendmsg(&self.0, &parts, &mut control, flags))?;
         Ok(())
     }
 
@@ -173,6 +200,12 @@ impl Channel {
     }
 }
 
+impl AsRawFd for Channel {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -205,7 +238,7 @@ mod tests {
         let (near, far) = Channel::pair().unwrap();
         for size in [0, 1, MAX_PACKET_BYTES, MAX_PACKET_BYTES + 1, 3 << 20] {
             let message: Vec<u8> = (0..size).map(|index| (index % 251) as u8).collect();
-            near.send(&message, &[]).unwrap();
+            near.send(&message, &[], Wait::Yes).unwrap();
             let (received, fds) = far.receive(Wait::Yes).unwrap().unwrap();
             assert_eq!(received, message);
             assert!(fds.is_empty());
@@ -218,7 +251,7 @@ mod tests {
         let (mut reader, writer) = io::pipe().unwrap();
         for count in [1, DESCRIPTORS_PER_PACKET, 450] {
             let fds = vec![writer.as_fd(); count];
-            near.send(&vec![7; 40 << 10], &fds).unwrap();
+            near.send(&vec![7; 40 << 10], &fds, Wait::No).unwrap();
             let (received, fds) = far.receive(Wait::No).unwrap().unwrap();
             assert_eq!((received.len(), fds.len()), (40 << 10, count));
             let last = fds.into_iter().next_back().unwrap();
@@ -237,6 +270,6 @@ mod tests {
         );
         drop(near);
         assert!(far.receive(Wait::Yes).unwrap().is_none());
-        assert!(far.send(b"x", &[]).is_err());
+        assert!(far.send(b"x", &[], Wait::Yes).is_err());
     }
 }

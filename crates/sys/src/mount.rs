@@ -119,7 +119,7 @@ pub fn overlay<P: AsRef<Path>>(
         set_layer(fs.as_fd(), "workdir", work)?;
         rustix::mount::fsconfig_set_flag(&fs, "volatile")?;
     }
-    finish(fs)
+    finish(fs, 0)
 }
 
 /// Names a layer by an open descriptor rather than by its path: `fsconfig` cuts strings at 255
@@ -206,17 +206,18 @@ fn clone_at(dir: BorrowedFd<'_>, path: &Path, options: Bind) -> io::Result<Mount
 /// A detached, empty tmpfs of at most `size_bytes` (0: the kernel's default, half of the memory)
 /// whose root has permissions `mode`. Programs, devices and set-user-id files are allowed in it.
 pub fn tmpfs(size_bytes: u64, mode: u32) -> io::Result<MountFd> {
-    let fs = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    rustix::mount::fsconfig_set_string(&fs, "source", "tmpfs")?;
-    rustix::mount::fsconfig_set_string(&fs, "mode", format!("{mode:o}"))?;
-    if size_bytes > 0 {
-        rustix::mount::fsconfig_set_string(&fs, "size", size_bytes.to_string())?;
-    }
-    finish(fs)
+    let (mode, size) = (format!("{mode:o}"), size_bytes.to_string());
+    let options = [("mode", Some(mode.as_str())), ("size", Some(size.as_str()))];
+    let used = if size_bytes > 0 {
+        &options[..]
+    } else {
+        &options[..1]
+    };
+    filesystem("tmpfs", used, 0)
 }
 
 /// A detached instance of a filesystem without a device (`proc`, `sysfs`, `devpts`, `mqueue`, …),
-/// with string options; an option without a value is a flag.
+/// with string options (an option without a value is a flag) and mount flags of [`Attr`].
 pub fn filesystem(kind: &str, options: &[(&str, Option<&str>)], flags: u64) -> io::Result<MountFd> {
     let fs = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     rustix::mount::fsconfig_set_string(&fs, "source", kind)?;
@@ -226,27 +227,17 @@ pub fn filesystem(kind: &str, options: &[(&str, Option<&str>)], flags: u64) -> i
             None => rustix::mount::fsconfig_set_flag(&fs, *key)?,
         }
     }
-    let mount = finish(fs)?;
-    if flags != 0 {
-        set_attributes(
-            mount.as_fd(),
-            Attributes {
-                set: flags,
-                clear: 0,
-                recursive: false,
-            },
-        )?;
-    }
-    Ok(mount)
+    finish(fs, flags)
 }
 
-fn finish(fs: OwnedFd) -> io::Result<MountFd> {
+fn finish(fs: OwnedFd, flags: u64) -> io::Result<MountFd> {
+    let flags = u32::try_from(flags).map_err(|_| io::ErrorKind::InvalidInput)?;
     rustix::mount::fsconfig_create(&fs)?;
-    let flags = FsMountFlags::FSMOUNT_CLOEXEC;
+    let attributes = MountAttrFlags::from_bits_retain(flags);
     Ok(MountFd(rustix::mount::fsmount(
         &fs,
-        flags,
-        MountAttrFlags::empty(),
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        attributes,
     )?))
 }
 
@@ -272,6 +263,12 @@ pub mod Attr {
     pub const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
     /// Access times are not kept.
     pub const NOATIME: u64 = libc::MOUNT_ATTR_NOATIME;
+    /// Access times are always kept; without this, about once a day.
+    pub const STRICTATIME: u64 = libc::MOUNT_ATTR_STRICTATIME;
+    /// Access times of directories are not kept.
+    pub const NODIRATIME: u64 = libc::MOUNT_ATTR_NODIRATIME;
+    /// Symbolic links are not followed.
+    pub const NOSYMFOLLOW: u64 = libc::MOUNT_ATTR_NOSYMFOLLOW;
 }
 
 /// A change of mount flags; the mount also becomes private.

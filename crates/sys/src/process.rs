@@ -227,6 +227,15 @@ pub fn close_on_exec_from(lowest: u32) -> io::Result<()> {
     }
 }
 
+/// A copy of descriptor `number`, which this program got when it was executed, closed on exec. Fails
+/// where there is no such descriptor.
+pub fn inherited_descriptor(number: c_int) -> io::Result<OwnedFd> {
+    // SAFETY: the number is only given to fcntl(2), in the next call. If nothing is open there, or
+    // something else by now, that fails or duplicates what is there; nothing gets closed.
+    let inherited = unsafe { BorrowedFd::borrow_raw(number) };
+    duplicate_above(inherited, 0)
+}
+
 /// Gives the process a new, anonymous session keyring, so that it cannot read its parent's keys.
 /// Kernels without keyrings have none to protect, which is not an error.
 pub fn join_new_session_keyring() -> io::Result<()> {

@@ -138,12 +138,14 @@ impl RootDir {
     /// tree.
     pub fn open_seen_file(&self, path: &Path) -> io::Result<File> {
         let place = self.place(path)?;
-        let flags = OFlags::RDONLY
-            | OFlags::NOFOLLOW
-            | OFlags::NONBLOCK
-            | OFlags::NOCTTY
-            | OFlags::CLOEXEC;
-        Ok(File::from(rustix::fs::openat(&place.dir, place.name, flags, Mode::empty())?))
+        let flags =
+            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        Ok(File::from(rustix::fs::openat(
+            &place.dir,
+            place.name,
+            flags,
+            Mode::empty(),
+        )?))
     }
 
     /// Creates the regular file `path`, which must not exist, readable by its owner only, for a
@@ -153,7 +155,9 @@ impl RootDir {
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
-        Ok(File::from(rustix::fs::openat(&place.dir, place.name, flags, mode)?))
+        Ok(File::from(rustix::fs::openat(
+            &place.dir, place.name, flags, mode,
+        )?))
     }
 
     /// Creates the regular file `path` with exactly the permission bits `mode`, open for writing.

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use super::hierarchy::Version;
-use super::write;
+use super::{Place, write};
 
 /// Kind of a device node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +40,15 @@ pub struct DeviceRule {
     pub minor: Option<u32>,
     /// Uses.
     pub access: Access,
+}
+
+/// Like [`restrict`], where the hierarchy of `place` can do it; returns whether it has.
+pub(super) fn restrict_place(dir: BorrowedFd<'_>, place: &Place, rules: &[DeviceRule]) -> bool {
+    let able = match place.version {
+        Version::One => place.controllers.iter().any(|name| name == "devices"),
+        Version::Two => true,
+    };
+    able && restrict(dir, place.version, rules).is_ok()
 }
 
 /// Lets the processes in and below the group `dir` use only what `rules` allow.

@@ -93,7 +93,12 @@ pub fn xattrs_of(file: impl AsFd) -> io::Result<BTreeMap<OsString, Vec<u8>>> {
 
 /// Sets the extended attribute `name` of an open file or directory.
 pub fn set_xattr_of(file: impl AsFd, name: &OsStr, value: &[u8]) -> io::Result<()> {
-    Ok(rustix::fs::fsetxattr(file, name.as_bytes(), value, XattrFlags::empty())?)
+    Ok(rustix::fs::fsetxattr(
+        file,
+        name.as_bytes(),
+        value,
+        XattrFlags::empty(),
+    )?)
 }
 
 fn collect(
@@ -106,7 +111,10 @@ fn collect(
         Err(Errno::NOTSUP) => return Ok(found),
         Err(error) => return Err(error.into()),
     };
-    for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+    for name in names
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty())
+    {
         match grow(|buffer| get(name, buffer)) {
             Ok(value) => drop(found.insert(OsString::from_vec(name.to_vec()), value)),
             // Removed since it was listed, or listed but not readable for anyone.

@@ -1,0 +1,295 @@
+//! The launcher's loop: requests from the daemon, processes that have ended, groups to remove.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::sched::CloneFlags;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use sys::cgroup::Group;
+use sys::fdpass::{Channel, Wait};
+use sys::process::Fork;
+
+use super::world::World;
+use super::{container, process};
+use crate::protocol::{Configuration, Event, ExitPlan, NetworkPlan, Request, Slots, decode};
+
+/// How long to wait before trying again to remove a control group that is still busy.
+const REMOVE_AGAIN: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 5_000_000,
+};
+
+pub(super) struct Server {
+    channel: Channel,
+    world: World,
+    signals: SignalFd,
+    /// The launcher's own pid namespace, to come back to.
+    own_pid_namespace: OwnedFd,
+    /// Processes that have not ended, by their number here.
+    running: BTreeMap<i32, Running>,
+    /// Groups of containers that have ended.
+    leaving: Vec<Group>,
+}
+
+struct Running {
+    key: u64,
+    kind: Kind,
+}
+
+enum Kind {
+    Container {
+        pidfd: OwnedFd,
+        group: Option<Group>,
+    },
+    Process,
+}
+
+impl Server {
+    /// Receives the configuration and settles in.
+    pub(super) fn start(channel: Channel) -> io::Result<Server> {
+        // Nobody in a container that shares a pid namespace with a child of this process, before
+        // that has executed its program, may look into it.
+        let not_dumpable = rustix::process::DumpableBehavior::NotDumpable;
+        rustix::process::set_dumpable_behavior(not_dumpable)?;
+        let mut mask = SigSet::empty();
+        mask.add(Signal::SIGCHLD);
+        mask.thread_block()?;
+        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+
+        let closed = || io::Error::from(io::ErrorKind::UnexpectedEof);
+        let (message, _) = channel.receive(Wait::Yes)?.ok_or_else(closed)?;
+        let Some((Request::Configure(configuration), _)) = decode(&message) else {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "no configuration",
+            ));
+        };
+        let world = World::build(&configuration)?;
+        let own_pid_namespace = std::fs::File::open("/proc/self/ns/pid")?.into();
+        let (running, leaving) = (BTreeMap::new(), Vec::new());
+        let server = Server {
+            channel,
+            world,
+            signals,
+            own_pid_namespace,
+            running,
+            leaving,
+        };
+        server.tell(&Event::Ready, None)?;
+        Ok(server)
+    }
+
+    /// Works until the daemon closes the channel, then ends everything.
+    pub(super) fn run(mut self) -> io::Result<()> {
+        loop {
+            let timeout = (!self.leaving.is_empty()).then_some(&REMOVE_AGAIN);
+            let mut ready = [
+                PollFd::new(&self.signals, PollFlags::IN),
+                PollFd::new(&self.channel, PollFlags::IN),
+            ];
+            rustix::io::retry_on_intr(|| rustix::event::poll(&mut ready, timeout))?;
+            let [ended, asked] = ready.map(|fd| !fd.revents().is_empty());
+            if ended {
+                self.reap()?;
+            }
+            if asked {
+                match self.channel.receive(Wait::No) {
+                    Ok(Some((message, descriptors))) => self.handle(&message, descriptors)?,
+                    // An error, too, means that nobody is there any more.
+                    Ok(None) | Err(_) => return self.end(),
+                }
+            }
+            if !ended && !asked {
+                self.leaving.retain(|group| !self.world.remove_group(group));
+            }
+        }
+    }
+
+    fn handle(&mut self, message: &[u8], descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        let Some((request, plan)) = decode(message) else {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "unknown request",
+            ));
+        };
+        let (key, made) = match request {
+            Request::Configure(Configuration { .. }) => return Ok(()),
+            Request::Create {
+                key,
+                group,
+                limits,
+                devices,
+                network,
+                slots,
+            } => {
+                let group = self.world.group(&group, &limits.into(), &devices);
+                (
+                    key,
+                    group.and_then(|group| {
+                        self.create(key, group, network, slots, plan, descriptors)
+                    }),
+                )
+            }
+            Request::Exec {
+                key,
+                container,
+                slots,
+            } => (key, self.exec(key, container, slots, plan, descriptors)),
+        };
+        match made {
+            Ok(pidfd) => self.tell(&Event::Started { key }, Some(pidfd)),
+            Err(error) => self.tell(
+                &Event::Failed {
+                    key,
+                    message: error.to_string(),
+                },
+                None,
+            ),
+        }
+    }
+
+    fn create(
+        &mut self,
+        key: u64,
+        group: Option<Group>,
+        network: NetworkPlan,
+        slots: Slots,
+        plan: &[u8],
+        descriptors: Vec<OwnedFd>,
+    ) -> io::Result<OwnedFd> {
+        let mut flags =
+            libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+        if network == NetworkPlan::Fresh {
+            flags |= libc::CLONE_NEWNET;
+        }
+        let forked = sys::process::fork(flags, group.as_ref().and_then(Group::v2));
+        let (pid, pidfd) = match forked {
+            Ok(Fork::Child) => container::become_container(
+                &self.world,
+                group.as_ref(),
+                network,
+                &slots,
+                plan,
+                descriptors,
+            ),
+            Ok(Fork::Parent { pid, pidfd }) => (pid, pidfd),
+            Err(error) => {
+                self.leaving.extend(group);
+                return Err(error);
+            }
+        };
+        let copy = pidfd.try_clone()?;
+        self.running.insert(
+            pid,
+            Running {
+                key,
+                kind: Kind::Container { pidfd, group },
+            },
+        );
+        Ok(copy)
+    }
+
+    fn exec(
+        &mut self,
+        key: u64,
+        container: u64,
+        slots: Slots,
+        plan: &[u8],
+        descriptors: Vec<OwnedFd>,
+    ) -> io::Result<OwnedFd> {
+        let kind = self
+            .running
+            .values()
+            .find(|running| running.key == container);
+        let Some(Running {
+            kind: Kind::Container { pidfd, group },
+            ..
+        }) = kind
+        else {
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "the container has ended",
+            ));
+        };
+        // Makes children of this process, not itself, be born in the container's pid namespace.
+        nix::sched::setns(pidfd, CloneFlags::CLONE_NEWPID)?;
+        let forked = sys::process::fork(0, group.as_ref().and_then(Group::v2));
+        if let Ok(Fork::Child) = forked {
+            process::join_container(pidfd, group.as_ref(), &slots, plan, descriptors);
+        }
+        nix::sched::setns(&self.own_pid_namespace, CloneFlags::CLONE_NEWPID)?;
+        let Fork::Parent { pid, pidfd } = forked? else {
+            return Err(io::ErrorKind::Other.into());
+        };
+        self.running.insert(
+            pid,
+            Running {
+                key,
+                kind: Kind::Process,
+            },
+        );
+        Ok(pidfd)
+    }
+
+    /// Collects all processes that have ended.
+    fn reap(&mut self) -> io::Result<()> {
+        while self.signals.read_signal()?.is_some() {}
+        loop {
+            let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
+            let (pid, code, signal) = match nix::sys::wait::waitid(Id::All, flags) {
+                Ok(WaitStatus::Exited(pid, code)) => (pid, Some(code), None),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, None, Some(signal as i32)),
+                Ok(_) | Err(nix::Error::ECHILD) => return Ok(()),
+                Err(nix::Error::EINTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            // Others were orphaned by a container's process that was not its first.
+            let Some(Running { key, kind }) = self.running.remove(&pid.as_raw()) else {
+                continue;
+            };
+            let mut oom_kills = 0;
+            if let Kind::Container {
+                group: Some(group), ..
+            } = kind
+            {
+                oom_kills = group.oom_kills().unwrap_or(0);
+                self.leaving.push(group);
+            }
+            let exit = ExitPlan {
+                code,
+                signal,
+                oom_kills,
+            };
+            self.tell(&Event::Exited { key, exit }, None)?;
+        }
+    }
+
+    fn tell(&self, event: &Event, descriptor: Option<OwnedFd>) -> io::Result<()> {
+        let message = serde_json::to_vec(event)?;
+        let descriptors: Vec<_> = descriptor.iter().map(AsFd::as_fd).collect();
+        // A daemon that is gone hears nothing; the loop notices by the channel.
+        let _ = self.channel.send(&message, &descriptors, Wait::Yes);
+        Ok(())
+    }
+
+    /// Kills what still runs and leaves nothing behind. Killing happens by the end of this process,
+    /// too; here it comes first so that the control groups are empty and can go.
+    fn end(mut self) -> io::Result<()> {
+        for running in self.running.values() {
+            if let Kind::Container { pidfd, .. } = &running.kind {
+                let kill = rustix::process::Signal::KILL;
+                let _ = rustix::process::pidfd_send_signal(pidfd, kill);
+            }
+        }
+        while !self.running.is_empty() {
+            let ended = PollFd::new(&self.signals, PollFlags::IN);
+            rustix::io::retry_on_intr(|| rustix::event::poll(&mut [ended.clone()], None))?;
+            self.reap()?;
+        }
+        self.world.end()
+    }
+}
