@@ -9,6 +9,9 @@ pub(crate) const FAILURE: u8 = 1;
 /// Exit code of `run` and `exec` when the daemon failed, not the container's process.
 pub(crate) const DAEMON_FAILURE: u8 = 125;
 
+/// Exit code after an interrupt, as shells have it.
+pub(crate) const INTERRUPTED: u8 = 130;
+
 /// Advice on how to mend a failure. Attached with [`WithHint::hint`].
 #[derive(Debug)]
 struct Hint {

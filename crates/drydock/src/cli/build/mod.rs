@@ -111,7 +111,7 @@ pub(super) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
     } else {
         arguments.progress
     };
-    let result = solve::solve(global, &request, progress).await?;
+    let result = solve::solve(global, request, progress).await?;
     report::success(&arguments, &result)
 }
 
@@ -128,7 +128,7 @@ pub(super) async fn for_run(
         ..Arguments::default()
     };
     let request = request::Request::new(&arguments)?;
-    solve::solve(global, &request, Mode::Auto).await?;
+    solve::solve(global, request, Mode::Auto).await?;
     Ok(name_of(directory))
 }
 

@@ -364,13 +364,22 @@ fn caches(given: &[String]) -> anyhow::Result<Vec<Cache>> {
     given.iter().map(cache).collect()
 }
 
-/// The directory's name and this machine's user.
+/// The directory's name, and something that tells this machine and user from others.
 fn shared_key(directory: &Path) -> String {
     let absolute = std::fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
     let base = absolute
         .file_name()
         .map(|name| name.to_string_lossy().into_owned());
-    base.unwrap_or_else(|| "/".to_owned())
+    let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    let user = rustix::process::getuid().as_raw();
+    let node = oci::Digest::of(format!("{machine}:{user}:{}", absolute.display()).as_bytes());
+    let node = node.to_string();
+    let node = node
+        .rsplit(':')
+        .next()
+        .and_then(|hex| hex.get(..16))
+        .unwrap_or_default();
+    format!("{}:{node}", base.as_deref().unwrap_or("/"))
 }
 
 #[cfg(test)]
