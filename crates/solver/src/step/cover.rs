@@ -6,22 +6,22 @@ use super::job::{Job, Kind, Making};
 use super::{News, Shared, VertexIx};
 
 impl Job {
-    /// A vertex was found: it and all it builds on count as completed without work, apart from what
-    /// is worked on for another reason.
+    /// A vertex was found: it and all it builds on count as completed without work. What is worked
+    /// on for another reason counts as soon as that is given up.
     pub(super) fn cover(&mut self, vertex: VertexIx, shared: &mut Shared) {
         let mut stack = vec![vertex];
         while let Some(vertex) = stack.pop() {
-            let state = self.v(vertex);
-            if state.covered || state.making != Making::Idle {
+            let state = self.v_mut(vertex);
+            if state.covered {
                 continue;
             }
-            stack.extend(
-                state
-                    .inputs
-                    .iter()
-                    .chain(&state.deps)
-                    .map(|slot| self.slot(*slot).vertex),
-            );
+            if state.making != Making::Idle {
+                state.cover_due = true;
+                continue;
+            }
+            let state = self.v(vertex);
+            stack
+                .extend(state.inputs.iter().chain(&state.deps).map(|slot| self.slot(*slot).vertex));
             let state = self.v_mut(vertex);
             state.covered = true;
             if state.completed && !is_lazy(&state.vertex, state.kind) {
@@ -31,14 +31,17 @@ impl Job {
             if !std::mem::replace(&mut state.completed, true) {
                 shared.tell(self.no, digest, News::Started);
             }
-            shared.tell(
-                self.no,
-                digest,
-                News::Completed {
-                    cached: true,
-                    error: None,
-                },
-            );
+            shared.tell(self.no, digest, News::Completed { cached: true, error: None });
+        }
+    }
+
+    /// A vertex has been made: what it builds on and was not touched counts as found.
+    pub(super) fn cover_inputs(&mut self, vertex: VertexIx, shared: &mut Shared) {
+        let state = self.v(vertex);
+        let used: Vec<VertexIx> =
+            state.inputs.iter().chain(&state.deps).map(|slot| self.slot(*slot).vertex).collect();
+        for input in used {
+            self.cover(input, shared);
         }
     }
 }
