@@ -94,6 +94,25 @@ impl Endpoint {
     }
 }
 
+/// A client for anything but registries: the system's proxies and certificate authorities, and
+/// the time limits of this crate.
+///
+/// # Errors
+/// When the HTTP library cannot be set up.
+pub fn http_client(user_agent: &str) -> Result<reqwest::Client, SetupError> {
+    let tls = tls::client_config(&HostConfig::default(), false, &[b"h2", b"http/1.1"])?;
+    builder(user_agent, tls).build().map_err(SetupError::Client)
+}
+
+fn builder(user_agent: &str, tls: rustls::ClientConfig) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .user_agent(user_agent)
+        .tls_backend_preconfigured(tls)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(STALL_TIMEOUT)
+        .tcp_nodelay(true)
+}
+
 /// Finds the hosts of a registry and keeps them.
 pub(crate) struct Endpoints {
     options: Options,
@@ -213,12 +232,8 @@ impl Endpoints {
         config: &HostConfig,
         protocols: &[&[u8]],
     ) -> Result<reqwest::Client, SetupError> {
-        let mut builder = reqwest::Client::builder()
-            .user_agent(&self.options.user_agent)
-            .tls_backend_preconfigured(tls::client_config(config, config.insecure, protocols)?)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(STALL_TIMEOUT)
-            .tcp_nodelay(true);
+        let tls = tls::client_config(config, config.insecure, protocols)?;
+        let mut builder = builder(&self.options.user_agent, tls);
         if protocols.len() == 1 {
             builder = builder.http1_only();
         }

@@ -209,7 +209,7 @@ pub struct TransportError {
 impl TransportError {
     /// Flattens `error`, whose chain names the URL and the layers of the HTTP library, to what a
     /// person needs: `dial tcp host:port: connect: connection refused`.
-    pub(crate) fn of(error: &reqwest::Error, address: &str) -> TransportError {
+    pub fn of(error: &reqwest::Error, address: &str) -> TransportError {
         let mut text = error.to_string();
         let mut not_tls = false;
         let mut next: Option<&(dyn Error + 'static)> = Error::source(error);
@@ -245,7 +245,7 @@ impl TransportError {
     }
 
     /// What `text` says.
-    pub(crate) fn new(text: impl Into<String>) -> TransportError {
+    pub fn new(text: impl Into<String>) -> TransportError {
         TransportError {
             text: text.into(),
             not_tls: false,
