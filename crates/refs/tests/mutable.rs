@@ -1,0 +1,366 @@
+//! Cache mounts and local sources.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use common::{Fixture, id, inside, meta};
+use refs::{Meta, Mutable, MutableOptions, RecordType, Ref, Sharing};
+use tokio::time::timeout;
+
+fn options(key: &str, sharing: Sharing) -> MutableOptions {
+    let record_type = RecordType::CacheMount;
+    let meta = Meta {
+        record_type,
+        ..meta(key)
+    };
+    MutableOptions {
+        key: key.to_owned(),
+        base: None,
+        sharing,
+        fresh: false,
+        meta,
+    }
+}
+
+fn local(key: &str) -> MutableOptions {
+    let record_type = RecordType::LocalSource;
+    let meta = Meta {
+        record_type,
+        ..meta(key)
+    };
+    MutableOptions {
+        meta,
+        ..options(key, Sharing::Private)
+    }
+}
+
+fn write(mutable: &Mutable, name: &str, content: &str) {
+    let mount = mutable.mount().unwrap();
+    let path = inside(&mount);
+    fs::write(path.join(format!("{name}.new")), content).unwrap();
+    fs::rename(path.join(format!("{name}.new")), path.join(name)).unwrap();
+}
+
+fn read(mutable: &Mutable, name: &str) -> Option<String> {
+    fs::read_to_string(inside(&mutable.mount().unwrap()).join(name)).ok()
+}
+
+fn read_ref(fixture: &Fixture, reference: &Ref, name: &str) -> String {
+    let view = fixture
+        .refs
+        .snapshots()
+        .view(&reference.snapshots().unwrap())
+        .unwrap();
+    fs::read_to_string(inside(&view).join(name)).unwrap()
+}
+
+#[tokio::test]
+async fn a_cache_mount_is_found_again_also_after_a_restart() {
+    let fixture = Fixture::new();
+    let first = fixture
+        .refs
+        .mutable(options("a", Sharing::Shared))
+        .await
+        .unwrap();
+    assert!(first.is_new());
+    write(&first, "x", "1");
+    drop(first);
+    let other = fixture
+        .refs
+        .mutable(options("b", Sharing::Shared))
+        .await
+        .unwrap();
+    assert!(other.is_new());
+    drop(other);
+    let fixture = fixture.reopen();
+    let again = fixture
+        .refs
+        .mutable(options("a", Sharing::Locked))
+        .await
+        .unwrap();
+    assert!(!again.is_new());
+    assert_eq!(read(&again, "x").unwrap(), "1");
+    drop(again);
+    let fresh = MutableOptions {
+        fresh: true,
+        ..options("a", Sharing::Shared)
+    };
+    let fresh = fixture.refs.mutable(fresh).await.unwrap();
+    assert!(fresh.is_new() && read(&fresh, "x").is_none());
+    fixture.refs.flush().await.unwrap();
+    assert_eq!(fixture.stored(), 2);
+    fixture.refs.check();
+}
+
+#[tokio::test]
+async fn shared_users_are_in_one_directory_and_private_ones_are_not() {
+    let fixture = Fixture::new();
+    let refs = &fixture.refs;
+    let one = refs.mutable(options("a", Sharing::Shared)).await.unwrap();
+    let two = refs.mutable(options("a", Sharing::Shared)).await.unwrap();
+    write(&one, "x", "1");
+    assert_eq!(read(&two, "x").unwrap(), "1");
+    let apart = refs.mutable(options("a", Sharing::Private)).await.unwrap();
+    assert!(apart.is_new());
+    drop((one, apart));
+    assert_eq!(read(&two, "x").unwrap(), "1");
+    drop(two);
+    let again = refs.mutable(options("a", Sharing::Private)).await.unwrap();
+    assert!(!again.is_new());
+    fixture.refs.check();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_who_share_at_once_are_in_one_directory() {
+    let fixture = Fixture::new();
+    for _ in 0..20 {
+        let users: Vec<_> = (0..8)
+            .map(|_| {
+                let refs = fixture.refs.clone();
+                tokio::spawn(
+                    async move { refs.mutable(options("a", Sharing::Shared)).await.unwrap() },
+                )
+            })
+            .collect();
+        for user in users {
+            drop(user.await.unwrap());
+        }
+    }
+    fixture.refs.flush().await.unwrap();
+    assert_eq!(fixture.stored(), 1);
+}
+
+#[tokio::test]
+async fn a_locked_directory_is_waited_for() {
+    let fixture = Fixture::new();
+    let first = fixture
+        .refs
+        .mutable(options("a", Sharing::Locked))
+        .await
+        .unwrap();
+    let refs = fixture.refs.clone();
+    let waiting =
+        tokio::spawn(async move { refs.mutable(options("a", Sharing::Locked)).await.unwrap() });
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished());
+    write(&first, "x", "1");
+    drop(first);
+    let second = timeout(Duration::from_secs(10), waiting)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(read(&second, "x").unwrap(), "1");
+    // Whoever stops waiting is in nobody's way.
+    let mut gives_up = Box::pin(fixture.refs.mutable(options("a", Sharing::Locked)));
+    assert!(
+        timeout(Duration::from_millis(20), &mut gives_up)
+            .await
+            .is_err()
+    );
+    drop(gives_up);
+    drop(second);
+    drop(
+        fixture
+            .refs
+            .mutable(options("a", Sharing::Locked))
+            .await
+            .unwrap(),
+    );
+}
+
+#[tokio::test]
+async fn a_cache_mount_starts_with_its_base_and_keeps_it() {
+    let fixture = Fixture::new();
+    let base = fixture.commit(None, "base");
+    let with_base = |sharing| MutableOptions {
+        base: Some(base.clone()),
+        ..options("a", sharing)
+    };
+    let one = fixture
+        .refs
+        .mutable(with_base(Sharing::Shared))
+        .await
+        .unwrap();
+    let two = fixture
+        .refs
+        .mutable(with_base(Sharing::Shared))
+        .await
+        .unwrap();
+    let (first, second) = (one.mount().unwrap(), two.mount().unwrap());
+    fs::write(inside(&first).join("x"), "1").unwrap();
+    assert_eq!(fs::read_to_string(inside(&second).join("x")).unwrap(), "1");
+    assert!(inside(&second).join("base").exists());
+    drop((first, second, one, two));
+    let empty = fixture
+        .refs
+        .mutable(options("a", Sharing::Shared))
+        .await
+        .unwrap();
+    assert!(empty.is_new());
+    drop((empty, base));
+    fixture.refs.forget(&id("base"));
+    let fixture = fixture.reopen();
+    assert_eq!(fixture.stored(), 3);
+    fixture.refs.check();
+    fixture
+        .refs
+        .prune(&refs::PruneOptions::default())
+        .await
+        .unwrap();
+    assert_eq!(fixture.stored(), 0);
+    fixture.refs.check();
+}
+
+#[tokio::test]
+async fn what_is_discarded_is_gone_when_the_last_user_is() {
+    let fixture = Fixture::new();
+    let one = fixture
+        .refs
+        .mutable(options("a", Sharing::Shared))
+        .await
+        .unwrap();
+    let two = fixture
+        .refs
+        .mutable(options("a", Sharing::Shared))
+        .await
+        .unwrap();
+    write(&one, "x", "1");
+    one.discard();
+    assert_eq!(read(&two, "x").unwrap(), "1");
+    let new = fixture
+        .refs
+        .mutable(options("a", Sharing::Shared))
+        .await
+        .unwrap();
+    assert!(new.is_new());
+    drop((two, new));
+    fixture.refs.flush().await.unwrap();
+    assert_eq!(fixture.stored(), 1);
+}
+
+#[tokio::test]
+async fn a_frozen_source_stays_as_it_was_while_its_directory_changes() {
+    let fixture = Fixture::new();
+    let refs = &fixture.refs;
+    let source = refs.mutable(local("src")).await.unwrap();
+    write(&source, "a", "1");
+    write(&source, "b", "1");
+    source
+        .notes()
+        .unwrap()
+        .create(Path::new("list"), 0o600, true)
+        .unwrap();
+    let first = source.freeze(id("1"), local("src").meta).unwrap();
+
+    let source = refs.mutable(local("src")).await.unwrap();
+    assert!(!source.is_new());
+    assert_eq!(read(&source, "a").unwrap(), "1");
+    source
+        .notes()
+        .unwrap()
+        .stat(Path::new("list"), sys::root::Follow::No)
+        .unwrap();
+    write(&source, "a", "2");
+    let second = source.freeze(id("2"), local("src").meta).unwrap();
+    assert_eq!(read_ref(&fixture, &first, "a"), "1");
+    assert_eq!(read_ref(&fixture, &second, "a"), "2");
+    assert_eq!(read_ref(&fixture, &second, "b"), "1");
+
+    // Nothing changed: the ref that is there is the answer.
+    let source = refs.mutable(local("src")).await.unwrap();
+    let same = source.freeze(id("2"), local("src").meta).unwrap();
+    assert!(same.is_same(&second));
+    drop((first, second, same));
+    fixture.refs.check();
+
+    let fixture = fixture.reopen();
+    let source = fixture.refs.mutable(local("src")).await.unwrap();
+    assert_eq!(read(&source, "a").unwrap(), "2");
+    write(&source, "a", "3");
+    drop(source.freeze(id("3"), local("src").meta).unwrap());
+    // Two states are kept.
+    assert_eq!(
+        fixture.refs.exists(&[id("1"), id("2"), id("3")]),
+        [false, true, true]
+    );
+    fixture.refs.check();
+}
+
+#[tokio::test]
+async fn a_frozen_source_is_cloned_in_the_background() {
+    let fixture = Fixture::new();
+    let source = fixture.refs.mutable(local("src")).await.unwrap();
+    write(&source, "a", "1");
+    drop(source.freeze(id("1"), local("src").meta).unwrap());
+    let start = Instant::now();
+    while fixture.stored() < 2 {
+        assert!(start.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    fixture.refs.flush().await.unwrap();
+    fixture.refs.check();
+    drop(fixture.refs.mutable(local("src")).await.unwrap());
+    assert_eq!(fixture.stored(), 2);
+}
+
+#[tokio::test]
+async fn a_source_that_was_being_changed_at_the_end_is_not_trusted() {
+    let fixture = Fixture::new();
+    let source = fixture.refs.mutable(local("src")).await.unwrap();
+    write(&source, "a", "1");
+    drop(source);
+    let source = fixture.refs.mutable(local("src")).await.unwrap();
+    fixture.refs.flush().await.unwrap();
+    // As a killed process leaves it.
+    let root = fixture.root.path().to_owned();
+    let copy = tempfile::tempdir().unwrap();
+    let mut command = std::process::Command::new("cp");
+    assert!(
+        command
+            .arg("-a")
+            .arg(root.join("."))
+            .arg(copy.path())
+            .status()
+            .unwrap()
+            .success()
+    );
+    drop(source);
+    let crashed = Fixture {
+        refs: common::open(copy.path()),
+        root: copy,
+    };
+    let source = crashed.refs.mutable(local("src")).await.unwrap();
+    assert!(source.is_new());
+    drop(source);
+    let fixture = fixture.reopen();
+    assert!(!fixture.refs.mutable(local("src")).await.unwrap().is_new());
+}
+
+#[tokio::test]
+async fn freezing_many_files_takes_no_time() {
+    let fixture = Fixture::new();
+    let source = fixture.refs.mutable(local("src")).await.unwrap();
+    let mount = source.mount().unwrap();
+    for dir in 0..40 {
+        let path: PathBuf = inside(&mount).join(format!("d{dir}"));
+        fs::create_dir(&path).unwrap();
+        for file in 0..50 {
+            // Empty, so that removing them all takes no time either.
+            fs::File::create(path.join(format!("f{file}"))).unwrap();
+        }
+    }
+    drop(mount);
+    let start = Instant::now();
+    drop(source.freeze(id("1"), local("src").meta).unwrap());
+    let frozen = start.elapsed();
+    let start = Instant::now();
+    let source = fixture.refs.mutable(local("src")).await.unwrap();
+    eprintln!("frozen in {frozen:?}, cloned in {:?}", start.elapsed());
+    assert!(frozen < Duration::from_millis(200), "{frozen:?}");
+    assert_eq!(read(&source, "d39/f49").unwrap(), "");
+}
