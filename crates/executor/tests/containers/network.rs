@@ -13,7 +13,7 @@ use crate::fixture::{Machine, read};
 async fn containers_reach_each_other_and_the_host_and_are_published() {
     let machine = Machine::with_network(true).await;
     let script = "ip -4 -o addr show eth0 | awk '{print $4}'; ip route | head -1; \
-                  while ! nc -l -p 7000 -e cat; do :; done";
+                  while :; do nc -l -p 7000 -e cat; done";
     let run = machine
         .shell(script)
         .with(|run| run.network = Network::Bridge);
