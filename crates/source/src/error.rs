@@ -1,0 +1,221 @@
+//! Why something cannot be brought in.
+
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+
+use oci::{Digest, Platform};
+use registry::{Class, RegistryError, SetupError, TransportError};
+
+/// Why an image cannot be resolved.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The registry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// A client's layout.
+    #[error("failed to read {digest} of the OCI layout `{store}`")]
+    Layout {
+        /// The layout.
+        store: String,
+        /// The blob.
+        digest: Digest,
+        /// Why.
+        source: io::Error,
+    },
+    /// An image in a layout is named by its digest.
+    #[error("an image in an OCI layout needs a digest")]
+    NoDigest,
+    /// It is for other platforms.
+    #[error("{reference}: no match for platform in manifest: not found")]
+    NoPlatform {
+        /// The reference.
+        reference: String,
+        /// The platform that was wanted.
+        platform: Platform,
+    },
+    /// It is another one than was expected.
+    #[error("image digest {got} of {reference} does not match the expected {want}")]
+    Checksum {
+        /// The reference.
+        reference: String,
+        /// What it resolves to.
+        got: Digest,
+        /// What it should.
+        want: Digest,
+    },
+    /// A manifest or config cannot be read.
+    #[error("failed to parse the manifest or config of {reference}")]
+    Parse {
+        /// The reference.
+        reference: String,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// It is something else, e.g. a chart.
+    #[error("{reference} is not an image: {detail}")]
+    NotAnImage {
+        /// The reference.
+        reference: String,
+        /// Why not.
+        detail: &'static str,
+    },
+}
+
+impl ImageError {
+    /// Who has to act.
+    pub fn class(&self) -> Class {
+        match self {
+            ImageError::Registry(error) => error.class(),
+            ImageError::Layout { .. }
+            | ImageError::NoDigest
+            | ImageError::NoPlatform { .. }
+            | ImageError::Checksum { .. }
+            | ImageError::Parse { .. }
+            | ImageError::NotAnImage { .. } => Class::User,
+        }
+    }
+
+    /// Whether there is no such image, as opposed to one that cannot be read.
+    pub fn is_not_found(&self) -> bool {
+        match self {
+            ImageError::Registry(error) => error.is_not_found(),
+            ImageError::NoPlatform { .. } => true,
+            ImageError::Layout { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        }
+    }
+}
+
+/// Why a layer cannot be brought in. Clones are of the same failure: those who wait for one
+/// transfer all learn of it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum FetchError {
+    /// Its blob cannot be read to the end.
+    #[error("failed to fetch layer {digest}")]
+    Fetch {
+        /// The blob.
+        digest: Digest,
+        /// Why.
+        source: Arc<io::Error>,
+    },
+    /// Its tar is not the one that the image's config names.
+    #[error("wrong diff id {got} calculated on extraction of layer {digest}, want {want}")]
+    DiffId {
+        /// The blob.
+        digest: Digest,
+        /// What the config names.
+        want: Digest,
+        /// What the tar is.
+        got: Digest,
+    },
+    /// It cannot be unpacked.
+    #[error("failed to extract layer {digest}")]
+    Extract {
+        /// The blob.
+        digest: Digest,
+        /// Why.
+        source: Arc<dyn Error + Send + Sync>,
+    },
+    /// It cannot be kept.
+    #[error("failed to store layer {digest}")]
+    Store {
+        /// The blob.
+        digest: Digest,
+        /// Why.
+        source: Arc<dyn Error + Send + Sync>,
+    },
+    /// Nobody is known to have it.
+    #[error("nobody is known to have layer {digest}")]
+    NoOrigin {
+        /// The layer's blob or tar.
+        digest: Digest,
+    },
+}
+
+impl FetchError {
+    /// Who has to act.
+    pub fn class(&self) -> Class {
+        match self {
+            FetchError::Fetch { source, .. } => source
+                .get_ref()
+                .and_then(|inner| inner.downcast_ref::<RegistryError>())
+                .map_or(Class::Host, RegistryError::class),
+            FetchError::DiffId { .. }
+            | FetchError::Extract { .. }
+            | FetchError::NoOrigin { .. } => Class::User,
+            FetchError::Store { .. } => Class::Host,
+        }
+    }
+}
+
+/// Why the file behind a URL cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// It is no URL.
+    #[error("invalid URL `{0}`")]
+    Url(String),
+    /// The HTTP client cannot be set up.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// No answer came, or it broke off.
+    #[error("failed to fetch {url}")]
+    Request {
+        /// Where.
+        url: String,
+        /// Why.
+        source: TransportError,
+    },
+    /// The answer is an error.
+    #[error("invalid response status {status} of {url}")]
+    Status {
+        /// Where.
+        url: String,
+        /// The status.
+        status: u16,
+    },
+    /// The content is not what was expected.
+    #[error("digest mismatch for {url}: {got} (expected: {want})")]
+    Digest {
+        /// Where.
+        url: String,
+        /// What it is.
+        got: Digest,
+        /// What it should be.
+        want: Digest,
+    },
+    /// The content changed between two looks at it.
+    #[error("{0} changed while it was used")]
+    Changed(String),
+    /// There is no end to it.
+    #[error("{url} is larger than {limit} bytes")]
+    TooLarge {
+        /// Where.
+        url: String,
+        /// The bound.
+        limit: u64,
+    },
+    /// The file cannot be kept.
+    #[error("failed to store {url}")]
+    Store {
+        /// Where.
+        url: String,
+        /// Why.
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
+
+impl HttpError {
+    /// Who has to act.
+    pub fn class(&self) -> Class {
+        match self {
+            HttpError::Status { status, .. } if *status >= 500 => Class::Transient,
+            HttpError::Url(_)
+            | HttpError::Status { .. }
+            | HttpError::Digest { .. }
+            | HttpError::TooLarge { .. } => Class::User,
+            HttpError::Request { .. } | HttpError::Changed(_) => Class::Transient,
+            HttpError::Setup(_) | HttpError::Store { .. } => Class::Host,
+        }
+    }
+}
