@@ -5,10 +5,27 @@
 //! `dockerfile.v0` (73ed6825c), byte for byte. Knows nothing of the wire, of sessions or of how a
 //! graph is solved.
 
+mod build;
+mod context;
 mod expand;
+mod git;
 mod go;
+mod image;
+mod image_path;
 mod instruction;
 mod lint;
+mod lower;
+mod offline;
+mod options;
 pub mod parse;
+mod platform;
+mod requests;
 mod span;
 mod suggest;
+
+pub use build::Dockerfile;
+pub use lint::{LintOptions, LintOptionsError, LintWarning, Rule};
+pub use lower::{Outline, OutlineArg, OutlineNeed};
+pub use offline::{SourceText, lint, outline, targets};
+pub use requests::{LintReport, Target};
+pub use span::LineSpan;

@@ -12,7 +12,7 @@ use crate::span::LineSpan;
 
 pub(crate) use flags::FlagError;
 pub(crate) use mount::{Mount, MountError, MountKind, Sharing};
-pub(crate) use read::{read_command, read_document};
+pub(crate) use read::{Misplaced, read_command, read_document};
 
 /// A stage: `FROM` and the commands after it.
 #[derive(Clone, Debug)]
