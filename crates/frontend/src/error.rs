@@ -74,7 +74,10 @@ pub enum FrontendError {
 impl FrontendError {
     /// An error in the description without a place.
     pub fn invalid(message: impl Into<String>) -> FrontendError {
-        FrontendError::Invalid { message: message.into(), locations: Vec::new() }
+        FrontendError::Invalid {
+            message: message.into(),
+            locations: Vec::new(),
+        }
     }
 
     /// Who has to act.

@@ -26,7 +26,11 @@ pub struct ImageConfig {
     #[serde(default)]
     pub os: String,
     /// Version of the OS (Windows).
-    #[serde(rename = "os.version", default, skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "os.version",
+        default,
+        skip_serializing_if = "String::is_empty"
+    )]
     pub os_version: String,
     /// Features of the OS (Windows).
     #[serde(rename = "os.features", default, skip_serializing_if = "Vec::is_empty")]
@@ -41,7 +45,11 @@ pub struct ImageConfig {
     #[serde(default, deserialize_with = "null_as_default")]
     pub rootfs: RootFs,
     /// How each layer came to be.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "null_as_default"
+    )]
     pub history: Vec<History>,
     /// Keys that this program does not know, e.g. `moby.buildkit.cache.v0`.
     #[serde(flatten)]
@@ -56,10 +64,18 @@ pub struct ConfigDetails {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub user: String,
     /// `port/proto` keys.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_as_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "null_as_default"
+    )]
     pub exposed_ports: BTreeMap<String, Map<String, Value>>,
     /// `K=V`, in order of definition.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "null_as_default"
+    )]
     pub env: Vec<String>,
     /// The entry point's argv.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -68,13 +84,21 @@ pub struct ConfigDetails {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cmd: Option<Vec<String>>,
     /// Paths that a runtime backs with volumes.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_as_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "null_as_default"
+    )]
     pub volumes: BTreeMap<String, Map<String, Value>>,
     /// The working directory.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub working_dir: String,
     /// Free labels.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_as_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "null_as_default"
+    )]
     pub labels: BTreeMap<String, String>,
     /// The signal that asks the process to stop.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -86,10 +110,18 @@ pub struct ConfigDetails {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub healthcheck: Option<HealthConfig>,
     /// Docker: triggers for images that are built from this one.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "null_as_default"
+    )]
     pub on_build: Vec<String>,
     /// Docker: the shell of shell-form instructions.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "null_as_default"
+    )]
     pub shell: Vec<String>,
     /// Keys that this program does not know.
     #[serde(flatten)]
@@ -137,7 +169,10 @@ pub struct RootFs {
 
 impl Default for RootFs {
     fn default() -> RootFs {
-        RootFs { kind: "layers".to_owned(), diff_ids: Vec::new() }
+        RootFs {
+            kind: "layers".to_owned(),
+            diff_ids: Vec::new(),
+        }
     }
 }
 

@@ -142,10 +142,23 @@ mod tests {
     fn text_form_round_trips_and_refuses_what_is_not_a_digest() {
         let digest = Digest::of("drydock");
         assert_eq!(digest.to_string().parse(), Ok(digest));
-        for bad in ["", "sha256", "sha256:", "sha512:00", "sha256:zz", &digest.to_string()[..70]] {
+        for bad in [
+            "",
+            "sha256",
+            "sha256:",
+            "sha512:00",
+            "sha256:zz",
+            &digest.to_string()[..70],
+        ] {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");
         }
-        let upper = digest.to_string().to_uppercase().replace("SHA256", "sha256");
-        assert!(matches!(upper.parse::<Digest>(), Err(ParseDigestError::Hex(_))));
+        let upper = digest
+            .to_string()
+            .to_uppercase()
+            .replace("SHA256", "sha256");
+        assert!(matches!(
+            upper.parse::<Digest>(),
+            Err(ParseDigestError::Hex(_))
+        ));
     }
 }

@@ -83,12 +83,18 @@ impl Descriptor {
 
     /// Whether this names an index or manifest list.
     pub fn is_index(&self) -> bool {
-        matches!(self.media_type.as_str(), media_type::OCI_INDEX | media_type::DOCKER_INDEX)
+        matches!(
+            self.media_type.as_str(),
+            media_type::OCI_INDEX | media_type::DOCKER_INDEX
+        )
     }
 
     /// Whether this names an image manifest.
     pub fn is_manifest(&self) -> bool {
-        matches!(self.media_type.as_str(), media_type::OCI_MANIFEST | media_type::DOCKER_MANIFEST)
+        matches!(
+            self.media_type.as_str(),
+            media_type::OCI_MANIFEST | media_type::DOCKER_MANIFEST
+        )
     }
 }
 
@@ -155,7 +161,10 @@ mod tests {
         let json = serde_json::to_string(&manifest).unwrap();
         let spec: oci_spec::image::ImageManifest = serde_json::from_str(&json).unwrap();
         assert_eq!(spec.layers()[0].size(), 5);
-        assert!(json.contains(r#""annotations":{"a":"1","b":"2"}"#), "{json}");
+        assert!(
+            json.contains(r#""annotations":{"a":"1","b":"2"}"#),
+            "{json}"
+        );
         assert_eq!(serde_json::from_str::<Manifest>(&json).unwrap(), manifest);
     }
 }

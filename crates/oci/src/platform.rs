@@ -15,7 +15,11 @@ pub struct Platform {
     #[serde(default)]
     pub os: String,
     /// Version of the OS (Windows).
-    #[serde(rename = "os.version", default, skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "os.version",
+        default,
+        skip_serializing_if = "String::is_empty"
+    )]
     pub os_version: String,
     /// Features of the OS (Windows).
     #[serde(rename = "os.features", default, skip_serializing_if = "Vec::is_empty")]
@@ -127,9 +131,14 @@ impl FromStr for Platform {
         let parts: Vec<&str> = text.split('/').collect();
         let legal = |part: &&str| {
             !part.is_empty()
-                && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
+                && part
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
         };
-        if !parts.iter().all(|part| legal(&part.split(['(', ')']).next().unwrap_or(""))) {
+        if !parts
+            .iter()
+            .all(|part| legal(&part.split(['(', ')']).next().unwrap_or("")))
+        {
             return Err(error());
         }
         let host = Platform::host();
@@ -139,7 +148,9 @@ impl FromStr for Platform {
             .and_then(|(_, rest)| rest.strip_suffix(')'))
             .unwrap_or("")
             .to_owned();
-        let known_os = ["linux", "windows", "darwin", "macos", "freebsd", "wasip1", "js"];
+        let known_os = [
+            "linux", "windows", "darwin", "macos", "freebsd", "wasip1", "js",
+        ];
         let platform = match parts.as_slice() {
             [one] if known_os.contains(&os_name.to_lowercase().as_str()) => Platform {
                 os: os_name.to_owned(),

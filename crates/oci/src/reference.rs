@@ -67,7 +67,11 @@ impl Reference {
             Some(_) => ("docker.io", name.to_owned()),
             None => ("docker.io", name.to_owned()),
         };
-        let domain = if domain == "index.docker.io" { "docker.io" } else { domain };
+        let domain = if domain == "index.docker.io" {
+            "docker.io"
+        } else {
+            domain
+        };
         let path = if domain == "docker.io" && !path.contains('/') {
             format!("library/{path}")
         } else {
@@ -108,7 +112,10 @@ impl Reference {
     /// The short form people write: without `docker.io/` and `library/`.
     pub fn familiar(&self) -> String {
         let mut text = if self.domain == "docker.io" {
-            self.path.strip_prefix("library/").unwrap_or(&self.path).to_owned()
+            self.path
+                .strip_prefix("library/")
+                .unwrap_or(&self.path)
+                .to_owned()
         } else {
             self.name()
         };
@@ -167,7 +174,11 @@ fn is_domain(text: &str) -> bool {
         if !address.chars().all(|c| c.is_ascii_hexdigit() || c == ':') {
             return false;
         }
-        ("v6", rest.strip_prefix(':').or(if rest.is_empty() { None } else { Some("x") }))
+        (
+            "v6",
+            rest.strip_prefix(':')
+                .or(if rest.is_empty() { None } else { Some("x") }),
+        )
     } else {
         match text.split_once(':') {
             Some((host, port)) => (host, Some(port)),
@@ -216,10 +227,18 @@ mod tests {
     fn defaults_are_dockers() {
         for (text, want, familiar) in [
             ("alpine", "docker.io/library/alpine", "alpine"),
-            ("python:3.10", "docker.io/library/python:3.10", "python:3.10"),
+            (
+                "python:3.10",
+                "docker.io/library/python:3.10",
+                "python:3.10",
+            ),
             ("a/b", "docker.io/a/b", "a/b"),
             ("localhost/b", "localhost/b", "localhost/b"),
-            ("localhost:5000/b:1", "localhost:5000/b:1", "localhost:5000/b:1"),
+            (
+                "localhost:5000/b:1",
+                "localhost:5000/b:1",
+                "localhost:5000/b:1",
+            ),
             ("index.docker.io/library/a", "docker.io/library/a", "a"),
             ("ghcr.io/x/y__z-w", "ghcr.io/x/y__z-w", "ghcr.io/x/y__z-w"),
             ("[::1]:5000/x", "[::1]:5000/x", "[::1]:5000/x"),
@@ -232,9 +251,23 @@ mod tests {
 
     #[test]
     fn what_the_grammar_refuses_is_refused() {
-        for bad in ["", "A", "a:", "a//b", "-a", "a___b", "a..b", "a@sha256:1", ":tag", "a/b:t/x:"] {
+        for bad in [
+            "",
+            "A",
+            "a:",
+            "a//b",
+            "-a",
+            "a___b",
+            "a..b",
+            "a@sha256:1",
+            ":tag",
+            "a/b:t/x:",
+        ] {
             assert!(Reference::parse(bad).is_err(), "{bad}");
         }
-        assert!(matches!(Reference::parse("Alpine"), Err(ParseReferenceError::Case(_))));
+        assert!(matches!(
+            Reference::parse("Alpine"),
+            Err(ParseReferenceError::Case(_))
+        ));
     }
 }

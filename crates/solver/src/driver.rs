@@ -24,11 +24,29 @@ use crate::{ErrorClass, JobId, KeyIndex, OpError, SolveError, Worker};
 
 /// What the handles ask of the driver.
 pub(crate) enum Message {
-    Begin { job: JobNo, entry: JobEntry },
-    Ask { job: JobNo, request: RequestNo, graph: Arc<Graph>, goal: Goal, answer: Answer },
-    Withdraw { job: JobNo, request: RequestNo },
-    End { job: JobNo },
-    Describe { job: JobNo, graph: Arc<Graph>, answer: oneshot::Sender<Vec<Description>> },
+    Begin {
+        job: JobNo,
+        entry: JobEntry,
+    },
+    Ask {
+        job: JobNo,
+        request: RequestNo,
+        graph: Arc<Graph>,
+        goal: Goal,
+        answer: Answer,
+    },
+    Withdraw {
+        job: JobNo,
+        request: RequestNo,
+    },
+    End {
+        job: JobNo,
+    },
+    Describe {
+        job: JobNo,
+        graph: Arc<Graph>,
+        answer: oneshot::Sender<Vec<Description>>,
+    },
     Shutdown,
 }
 
@@ -110,10 +128,22 @@ impl Driver {
                 self.jobs.insert(job, entry);
                 self.step(Event::Begin { job, salt });
             }
-            Message::Ask { job, request, graph, goal, answer } => {
+            Message::Ask {
+                job,
+                request,
+                graph,
+                goal,
+                answer,
+            } => {
                 self.answers.insert((job, request), answer);
                 let durations = durations(&*self.index, &graph);
-                self.step(Event::Ask { job, request, graph, durations, goal });
+                self.step(Event::Ask {
+                    job,
+                    request,
+                    graph,
+                    durations,
+                    goal,
+                });
             }
             Message::Withdraw { job, request } => {
                 self.answers.remove(&(job, request));
@@ -173,8 +203,18 @@ impl Driver {
         match effect {
             Effect::Pin { op, job, vertex } => self.pin(op, job, vertex),
             Effect::Exists { op, job, ids } => self.exists(op, job, ids),
-            Effect::Digest { op, job, id, selectors } => self.digest(op, job, id, selectors),
-            Effect::Load { op, job, id, filename } => self.load(op, job, id, filename),
+            Effect::Digest {
+                op,
+                job,
+                id,
+                selectors,
+            } => self.digest(op, job, id, selectors),
+            Effect::Load {
+                op,
+                job,
+                id,
+                filename,
+            } => self.load(op, job, id, filename),
             Effect::Run(run) => self.run_op(run),
             Effect::Join { op, job, vertex } => {
                 let Some(entry) = self.jobs.get(&job) else {
@@ -216,7 +256,11 @@ impl Driver {
             }
             Effect::SetLink { key, id } => self.index.set_link(key, id),
             Effect::Tell { job, vertex, news } => self.tell(job, vertex, news),
-            Effect::Answer { job, request, answer } => {
+            Effect::Answer {
+                job,
+                request,
+                answer,
+            } => {
                 if let Some(sender) = self.answers.remove(&(job, request)) {
                     // Whoever asked may have gone.
                     let _ = sender.send(answer);
@@ -237,7 +281,11 @@ impl Driver {
                 group: vertex.metadata().progress_group.clone(),
             },
             News::Started => EventKind::Started { time },
-            News::Completed { cached, error } => EventKind::Completed { time, cached, error },
+            News::Completed { cached, error } => EventKind::Completed {
+                time,
+                cached,
+                error,
+            },
         };
         // Whoever listened may have gone.
         let _ = entry.sink.send(JobEvent { vertex, kind });
@@ -272,5 +320,8 @@ fn sessions_of(members: &[(JobNo, Digest)], jobs: &HashMap<JobNo, JobEntry>) -> 
 
 /// What is known of how long the vertices of a graph take.
 fn durations(index: &dyn KeyIndex, graph: &Graph) -> Vec<Option<Duration>> {
-    graph.vertices().map(|vertex| index.duration(&vertex.keying().op_key)).collect()
+    graph
+        .vertices()
+        .map(|vertex| index.duration(&vertex.keying().op_key))
+        .collect()
 }

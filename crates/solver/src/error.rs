@@ -35,7 +35,12 @@ pub struct OpError {
 impl OpError {
     /// An error without a cause of its own.
     pub fn new(class: ErrorClass, message: impl Into<String>) -> OpError {
-        OpError { message: message.into(), exit_code: None, class, source: None }
+        OpError {
+            message: message.into(),
+            exit_code: None,
+            class,
+            source: None,
+        }
     }
 
     /// The same error with what carries its details, e.g. a gRPC status. It is not printed.
@@ -82,10 +87,16 @@ impl SolveError {
     }
 
     pub(crate) fn at(vertex: Digest, error: OpError) -> SolveError {
-        SolveError { error: Arc::new(error), vertex: Some(vertex) }
+        SolveError {
+            error: Arc::new(error),
+            vertex: Some(vertex),
+        }
     }
 
     pub(crate) fn canceled() -> SolveError {
-        SolveError { error: Arc::new(OpError::canceled()), vertex: None }
+        SolveError {
+            error: Arc::new(OpError::canceled()),
+            vertex: None,
+        }
     }
 }

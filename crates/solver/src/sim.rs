@@ -65,7 +65,10 @@ mod tests {
     #[test]
     fn random_runs_keep_every_promise() {
         let number = |name: &str, default: u64| {
-            std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+            std::env::var(name)
+                .ok()
+                .and_then(|text| text.parse().ok())
+                .unwrap_or(default)
         };
         let first = number("DRYDOCK_SIM_FIRST", 0);
         let mut total = Report::default();

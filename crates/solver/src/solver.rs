@@ -26,7 +26,10 @@ pub struct Options {
 impl Default for Options {
     /// Room for four containers and many downloads.
     fn default() -> Options {
-        Options { max_parallel: 4, max_light: 64 }
+        Options {
+            max_parallel: 4,
+            max_light: 64,
+        }
     }
 }
 
@@ -106,7 +109,10 @@ impl Solver {
     /// a tokio runtime; ends when all its clones and jobs are dropped.
     pub fn new(worker: Arc<dyn Worker>, index: Arc<dyn KeyIndex>, options: Options) -> Solver {
         let (messages, receiver) = mpsc::unbounded_channel();
-        let limits = Limits { heavy: options.max_parallel, light: options.max_light };
+        let limits = Limits {
+            heavy: options.max_parallel,
+            light: options.max_light,
+        };
         let driver = Driver::new(worker, index, limits, receiver);
         Solver(Arc::new(Inner {
             messages,
@@ -123,11 +129,24 @@ impl Solver {
         let (sink, events) = mpsc::unbounded_channel();
         // A client may use a name again. What a job made afresh must not be taken for another's.
         let salt = Digest::of(format!("{:?} {no} {id}", self.0.began));
-        let entry = JobEntry { id: id.clone(), salt, sessions: options.sessions, sink };
+        let entry = JobEntry {
+            id: id.clone(),
+            salt,
+            sessions: options.sessions,
+            sink,
+        };
         let messages = self.0.messages.clone();
         // A driver that is gone is noticed when something is asked.
         let _ = messages.send(Message::Begin { job: no, entry });
-        (Job { no, id, messages, next_request: AtomicU64::new(0) }, Events(events))
+        (
+            Job {
+                no,
+                id,
+                messages,
+                next_request: AtomicU64::new(0),
+            },
+            Events(events),
+        )
     }
 
     /// Stops everything and waits until it has stopped.
@@ -158,7 +177,9 @@ impl Job {
     /// # Errors
     /// What stopped it, with the vertex.
     pub async fn identify(&self, graph: &Arc<Graph>) -> Result<Solved, SolveError> {
-        Ok(Solved { id: self.ask(graph, Goal::Name).await? })
+        Ok(Solved {
+            id: self.ask(graph, Goal::Name).await?,
+        })
     }
 
     /// Brings the result of `graph` into being. It stays until the worker is told that the job has
@@ -173,8 +194,11 @@ impl Job {
     /// What is known of the vertices of `graph`, in the graph's order: those that have been named.
     pub async fn records(&self, graph: &Arc<Graph>) -> Vec<VertexRecord> {
         let (answer, receiver) = oneshot::channel();
-        let _ =
-            self.messages.send(Message::Describe { job: self.no, graph: graph.clone(), answer });
+        let _ = self.messages.send(Message::Describe {
+            job: self.no,
+            graph: graph.clone(),
+            answer,
+        });
         let known = receiver.await.unwrap_or_default();
         let record = |known: crate::step::Description| {
             let contents = known.contents.into_iter().chain(std::iter::repeat(None));
@@ -185,7 +209,9 @@ impl Job {
                 output_ids: known.output_ids,
                 fast: known.fast,
                 exact: known.exact,
-                inputs: inputs.map(|(id, content)| InputRecord { id, content }).collect(),
+                inputs: inputs
+                    .map(|(id, content)| InputRecord { id, content })
+                    .collect(),
             }
         };
         known.into_iter().map(record).collect()
@@ -194,9 +220,19 @@ impl Job {
     async fn ask(&self, graph: &Arc<Graph>, goal: Goal) -> Result<Digest, SolveError> {
         let request = self.next_request.fetch_add(1, Ordering::Relaxed);
         let (answer, receiver) = oneshot::channel();
-        let message = Message::Ask { job: self.no, request, graph: graph.clone(), goal, answer };
+        let message = Message::Ask {
+            job: self.no,
+            request,
+            graph: graph.clone(),
+            goal,
+            answer,
+        };
         self.messages.send(message).map_err(|_| stopped())?;
-        let mut wish = Wish { job: self, request, open: true };
+        let mut wish = Wish {
+            job: self,
+            request,
+            open: true,
+        };
         let answer = receiver.await.map_err(|_| stopped());
         wish.open = false;
         answer?
@@ -219,7 +255,10 @@ struct Wish<'a> {
 impl Drop for Wish<'_> {
     fn drop(&mut self) {
         if self.open {
-            let message = Message::Withdraw { job: self.job.no, request: self.request };
+            let message = Message::Withdraw {
+                job: self.job.no,
+                request: self.request,
+            };
             let _ = self.job.messages.send(message);
         }
     }
@@ -227,5 +266,8 @@ impl Drop for Wish<'_> {
 
 fn stopped() -> SolveError {
     let error = OpError::new(ErrorClass::Bug, "the solver has stopped");
-    SolveError { error: Arc::new(error), vertex: None }
+    SolveError {
+        error: Arc::new(error),
+        vertex: None,
+    }
 }

@@ -84,7 +84,11 @@ pub(crate) enum Event {
     /// A job ends.
     End { job: JobNo },
     /// What the index knows of a key.
-    Link { job: JobNo, vertex: VertexIx, link: Option<Digest> },
+    Link {
+        job: JobNo,
+        vertex: VertexIx,
+        link: Option<Digest>,
+    },
     /// Something that was asked for has ended, on its own or because of [`Effect::Abort`].
     Done { op: OpNo, outcome: Outcome },
 }
@@ -95,7 +99,10 @@ pub(crate) enum Outcome {
     Pinned(Vec<Digest>),
     Exists(Vec<bool>),
     Digest(Digest),
-    Definition { graph: Arc<Graph>, durations: Vec<Option<Duration>> },
+    Definition {
+        graph: Arc<Graph>,
+        durations: Vec<Option<Duration>>,
+    },
     Ran,
     Failed(OpError),
 }
@@ -147,36 +154,77 @@ impl Outcome {
 
 /// A worker has answered something else than it was asked.
 fn misfit() -> OpError {
-    OpError::new(ErrorClass::Bug, "the worker gave an answer that does not fit")
+    OpError::new(
+        ErrorClass::Bug,
+        "the worker gave an answer that does not fit",
+    )
 }
 
 /// Something to be done.
 #[derive(Debug)]
 pub(crate) enum Effect {
     /// Ask the worker what a source is.
-    Pin { op: OpNo, job: JobNo, vertex: Arc<Vertex> },
+    Pin {
+        op: OpNo,
+        job: JobNo,
+        vertex: Arc<Vertex>,
+    },
     /// Ask the worker which results are there.
-    Exists { op: OpNo, job: JobNo, ids: Vec<Digest> },
+    Exists {
+        op: OpNo,
+        job: JobNo,
+        ids: Vec<Digest>,
+    },
     /// Ask the worker for a digest of content.
-    Digest { op: OpNo, job: JobNo, id: Digest, selectors: Vec<Selector> },
+    Digest {
+        op: OpNo,
+        job: JobNo,
+        id: Digest,
+        selectors: Vec<Selector>,
+    },
     /// Ask the worker for a definition, and check it.
-    Load { op: OpNo, job: JobNo, id: Digest, filename: String },
+    Load {
+        op: OpNo,
+        job: JobNo,
+        id: Digest,
+        filename: String,
+    },
     /// Let the worker carry out an op.
     Run(Run),
     /// A vertex of a job waits for what runs; it is to hear of it from the start.
-    Join { op: OpNo, job: JobNo, vertex: Digest },
+    Join {
+        op: OpNo,
+        job: JobNo,
+        vertex: Digest,
+    },
     /// A vertex of a job does not wait for it any more.
-    Leave { op: OpNo, job: JobNo, vertex: Digest },
+    Leave {
+        op: OpNo,
+        job: JobNo,
+        vertex: Digest,
+    },
     /// Stop. Of a `Run` the end is told all the same.
     Abort { op: OpNo },
     /// Look a key up; the answer is [`Event::Link`].
-    Lookup { job: JobNo, vertex: VertexIx, key: Digest },
+    Lookup {
+        job: JobNo,
+        vertex: VertexIx,
+        key: Digest,
+    },
     /// Remember a link.
     SetLink { key: Digest, id: Digest },
     /// Tell a job of a vertex.
-    Tell { job: JobNo, vertex: Digest, news: News },
+    Tell {
+        job: JobNo,
+        vertex: Digest,
+        news: News,
+    },
     /// Answer a question of a job.
-    Answer { job: JobNo, request: RequestNo, answer: Result<Digest, SolveError> },
+    Answer {
+        job: JobNo,
+        request: RequestNo,
+        answer: Result<Digest, SolveError>,
+    },
 }
 
 /// What [`Effect::Run`] asks for.
@@ -197,7 +245,10 @@ pub(crate) struct Run {
 pub(crate) enum News {
     Known(Arc<Vertex>),
     Started,
-    Completed { cached: bool, error: Option<Arc<OpError>> },
+    Completed {
+        cached: bool,
+        error: Option<Arc<OpError>>,
+    },
 }
 
 /// All state of the solver.
@@ -224,11 +275,25 @@ struct Shared {
 /// What the end of an op is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asked {
-    Pin { job: JobNo, vertex: VertexIx },
-    Exists { job: JobNo },
-    Digest { job: JobNo, vertex: VertexIx, input: u32 },
-    Load { job: JobNo, vertex: VertexIx },
-    Run { id: Digest },
+    Pin {
+        job: JobNo,
+        vertex: VertexIx,
+    },
+    Exists {
+        job: JobNo,
+    },
+    Digest {
+        job: JobNo,
+        vertex: VertexIx,
+        input: u32,
+    },
+    Load {
+        job: JobNo,
+        vertex: VertexIx,
+    },
+    Run {
+        id: Digest,
+    },
 }
 
 /// Something a step has still to do for a job.
@@ -257,9 +322,17 @@ enum Work {
     /// There is a task now for the id of this vertex.
     Join(VertexIx),
     /// The task of number `seq` has failed.
-    RunFailed { vertex: VertexIx, seq: u64, error: OpError },
+    RunFailed {
+        vertex: VertexIx,
+        seq: u64,
+        error: OpError,
+    },
     /// The task of number `seq` was not carried out, and that is nobody's fault: begin anew.
-    Again { vertex: VertexIx, seq: u64, error: Option<OpError> },
+    Again {
+        vertex: VertexIx,
+        seq: u64,
+        error: Option<OpError>,
+    },
 }
 
 impl Core {
@@ -304,7 +377,13 @@ impl Core {
     fn take(&mut self, event: Event) {
         match event {
             Event::Begin { job, salt } => drop(self.jobs.insert(job, Job::new(job, salt))),
-            Event::Ask { job: no, request, graph, durations, goal } => {
+            Event::Ask {
+                job: no,
+                request,
+                graph,
+                durations,
+                goal,
+            } => {
                 let Some(job) = self.jobs.get_mut(&no) else {
                     return;
                 };
@@ -365,7 +444,10 @@ impl Core {
         let Some(job) = self.jobs.get(&job) else {
             return Vec::new();
         };
-        graph.vertices().filter_map(|vertex| job.describe(&vertex.digest())).collect()
+        graph
+            .vertices()
+            .filter_map(|vertex| job.describe(&vertex.digest()))
+            .collect()
     }
 }
 

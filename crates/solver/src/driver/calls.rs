@@ -20,13 +20,24 @@ impl Driver {
         timed: Option<(Digest, Instant)>,
         call: impl Future<Output = Result<Outcome, OpError>> + Send + 'static,
     ) {
-        let abort = self.calls.spawn(async move { call.await.unwrap_or_else(Outcome::Failed) });
+        let abort = self
+            .calls
+            .spawn(async move { call.await.unwrap_or_else(Outcome::Failed) });
         self.op_of_task.insert(abort.id(), op);
-        self.ops.insert(op, Call { abort, audience, timed });
+        self.ops.insert(
+            op,
+            Call {
+                abort,
+                audience,
+                timed,
+            },
+        );
     }
 
     fn job_id(&self, job: JobNo) -> JobId {
-        self.jobs.get(&job).map_or_else(|| JobId::new(""), |entry| entry.id.clone())
+        self.jobs
+            .get(&job)
+            .map_or_else(|| JobId::new(""), |entry| entry.id.clone())
     }
 
     /// Those who are there when a call begins.
@@ -38,13 +49,22 @@ impl Driver {
             }
         }
         let (sender, sessions) = Sessions::new(sessions_of(&members, &self.jobs));
-        let audience = Audience { fanout: fanout.clone(), sessions: sender, members };
+        let audience = Audience {
+            fanout: fanout.clone(),
+            sessions: sender,
+            members,
+        };
         (audience, sessions, Progress::new(fanout))
     }
 
     pub(super) fn pin(&mut self, op: OpNo, job: JobNo, vertex: Arc<Vertex>) {
         let (audience, sessions, progress) = self.audience(vec![(job, vertex.digest())]);
-        let request = PinRequest { job: self.job_id(job), vertex, sessions, progress };
+        let request = PinRequest {
+            job: self.job_id(job),
+            vertex,
+            sessions,
+            progress,
+        };
         let worker = self.worker.clone();
         self.spawn(op, Some(audience), None, async move {
             Ok(Outcome::Pinned(worker.pin(request).await?.ids))
@@ -53,12 +73,9 @@ impl Driver {
 
     pub(super) fn exists(&mut self, op: OpNo, job: JobNo, ids: Vec<Digest>) {
         let (worker, job) = (self.worker.clone(), self.job_id(job));
-        self.spawn(
-            op,
-            None,
-            None,
-            async move { Ok(Outcome::Exists(worker.exists(&job, &ids).await?)) },
-        );
+        self.spawn(op, None, None, async move {
+            Ok(Outcome::Exists(worker.exists(&job, &ids).await?))
+        });
     }
 
     pub(super) fn digest(&mut self, op: OpNo, job: JobNo, id: Digest, selectors: Vec<Selector>) {
@@ -80,7 +97,10 @@ impl Driver {
                     .while_doing(&format!("failed to load the definition in `{filename}`"))
             })?;
             let durations = durations(&*index, &graph);
-            Ok(Outcome::Definition { graph: Arc::new(graph), durations })
+            Ok(Outcome::Definition {
+                graph: Arc::new(graph),
+                durations,
+            })
         });
     }
 

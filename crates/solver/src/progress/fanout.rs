@@ -61,12 +61,19 @@ impl Fanout {
         if inner.is_closed {
             return;
         }
-        if inner.listeners.iter().any(|one| one.job == job && one.vertex == vertex) {
+        if inner
+            .listeners
+            .iter()
+            .any(|one| one.job == job && one.vertex == vertex)
+        {
             return;
         }
         // A receiver that is gone belongs to a job that is ending.
         for kind in &inner.kept {
-            let _ = sink.send(JobEvent { vertex, kind: kind.clone() });
+            let _ = sink.send(JobEvent {
+                vertex,
+                kind: kind.clone(),
+            });
         }
         if inner.lost_log > 0 {
             let kind = EventKind::Log(gap(inner.lost_log));
@@ -77,7 +84,9 @@ impl Fanout {
 
     /// Lets a vertex of a job hear no more.
     pub(crate) fn leave(&self, job: u64, vertex: Digest) {
-        self.inner().listeners.retain(|one| one.job != job || one.vertex != vertex);
+        self.inner()
+            .listeners
+            .retain(|one| one.job != job || one.vertex != vertex);
     }
 
     /// Lets nobody hear any more.
@@ -96,7 +105,10 @@ impl Fanout {
             return;
         }
         for listener in &inner.listeners {
-            let event = JobEvent { vertex: listener.vertex, kind: kind.clone() };
+            let event = JobEvent {
+                vertex: listener.vertex,
+                kind: kind.clone(),
+            };
             let _ = listener.sink.send(event);
         }
         inner.keep(kind);
@@ -140,11 +152,17 @@ impl Inner {
 /// What a job that joins late reads in place of output that was not kept.
 fn gap(bytes: usize) -> LogChunk {
     let text = format!("[{bytes} bytes of earlier output are not shown]\n");
-    LogChunk { stream: 2, data: Bytes::from(text), time: SystemTime::now() }
+    LogChunk {
+        stream: 2,
+        data: Bytes::from(text),
+        time: SystemTime::now(),
+    }
 }
 
 impl fmt::Debug for Fanout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Fanout").field("listeners", &self.inner().listeners.len()).finish()
+        f.debug_struct("Fanout")
+            .field("listeners", &self.inner().listeners.len())
+            .finish()
     }
 }

@@ -33,7 +33,11 @@ pub(super) fn digest(content: &Content, selectors: &[Selector]) -> Digest {
 
 fn number(text: &str) -> u64 {
     let raw = Digest::of(text);
-    u64::from_le_bytes(raw.as_raw()[..8].try_into().expect("eight of 32 bytes are eight bytes"))
+    u64::from_le_bytes(
+        raw.as_raw()[..8]
+            .try_into()
+            .expect("eight of 32 bytes are eight bytes"),
+    )
 }
 
 /// What a source holds for a job.
@@ -45,7 +49,10 @@ pub(super) fn of_source(identifier: &str, versions: &Versions) -> Content {
         .enumerate()
         .map(|(at, path)| {
             let changed = if version % 4 == at as u64 { version } else { 0 };
-            (path.to_owned(), number(&format!("{identifier} {path} {changed}")))
+            (
+                path.to_owned(),
+                number(&format!("{identifier} {path} {changed}")),
+            )
         })
         .collect()
 }
@@ -54,13 +61,18 @@ pub(super) fn of_source(identifier: &str, versions: &Versions) -> Content {
 pub(super) fn carry_out(vertex: &Vertex, inputs: &[Option<Content>]) -> Vec<Content> {
     let empty = Content::new();
     let input = |index: Option<u32>| {
-        index.and_then(|index| inputs[index as usize].as_ref()).unwrap_or(&empty)
+        index
+            .and_then(|index| inputs[index as usize].as_ref())
+            .unwrap_or(&empty)
     };
     match &vertex.op().kind {
         OpKind::Exec(exec) => {
             let mut seen = exec.meta.args.join(" ");
             for mount in &exec.mounts {
-                let selector = Selector { path: mount.selector.clone(), ..Selector::default() };
+                let selector = Selector {
+                    path: mount.selector.clone(),
+                    ..Selector::default()
+                };
                 seen.push_str(&digest(input(mount.input), &[selector]).to_string());
             }
             let outputs = exec.mounts.iter().filter(|mount| mount.output.is_some());
@@ -111,12 +123,18 @@ pub(super) fn evaluate(graph: &Graph, universe: &Universe, versions: &Versions) 
     let mut made: HashMap<Digest, Vec<Content>> = HashMap::new();
     for vertex in graph.vertices() {
         let get = |input: &Input| made[&input.digest][input.output as usize].clone();
-        let inputs: Vec<_> = vertex.inputs().iter().map(|input| Some(get(input))).collect();
+        let inputs: Vec<_> = vertex
+            .inputs()
+            .iter()
+            .map(|input| Some(get(input)))
+            .collect();
         let outputs = match &vertex.op().kind {
             OpKind::Source(source) => vec![of_source(&source.identifier, versions)],
-            OpKind::Passthrough(op) => {
-                op.outputs.iter().map(|at| get(&vertex.inputs()[*at as usize])).collect()
-            }
+            OpKind::Passthrough(op) => op
+                .outputs
+                .iter()
+                .map(|at| get(&vertex.inputs()[*at as usize]))
+                .collect(),
             OpKind::Build(op) => {
                 let inner = universe.definition(op.filename());
                 let inner = Graph::new(&inner).expect("definitions of the universe are legal");

@@ -48,25 +48,41 @@ impl Universe {
             platform: None,
             constraints: None,
         };
-        self.ops.push((op, inputs.iter().map(|input| input.0).collect(), outputs));
+        self.ops
+            .push((op, inputs.iter().map(|input| input.0).collect(), outputs));
     }
 
     /// An output of some op, sooner a late one than an early one.
     fn any(&self, rng: &mut Rng) -> (usize, u32) {
         let len = self.ops.len();
         let at = rng.below(len).max(rng.below(len));
-        (at, u32::try_from(rng.below(self.ops[at].2 as usize)).unwrap_or(0))
+        (
+            at,
+            u32::try_from(rng.below(self.ops[at].2 as usize)).unwrap_or(0),
+        )
     }
 
     fn source(&mut self, rng: &mut Rng, at: usize) {
-        let scheme = if rng.per_mille(400) { "local" } else { "docker-image" };
-        let source = SourceOp { identifier: format!("{scheme}://{at}"), ..SourceOp::default() };
+        let scheme = if rng.per_mille(400) {
+            "local"
+        } else {
+            "docker-image"
+        };
+        let source = SourceOp {
+            identifier: format!("{scheme}://{at}"),
+            ..SourceOp::default()
+        };
         self.add(&[], OpKind::Source(source), 1);
     }
 
     fn exec(&mut self, rng: &mut Rng, at: usize) {
         let mut inputs = vec![self.any(rng)];
-        let root = Mount { input: Some(0), dest: "/".into(), output: Some(0), ..Mount::default() };
+        let root = Mount {
+            input: Some(0),
+            dest: "/".into(),
+            output: Some(0),
+            ..Mount::default()
+        };
         let mut mounts = vec![root];
         for number in 0..rng.below(3) {
             inputs.push(self.any(rng));
@@ -79,15 +95,26 @@ impl Universe {
             });
         }
         let outputs = if rng.per_mille(250) {
-            mounts.push(Mount { dest: "/out".into(), output: Some(1), ..Mount::default() });
+            mounts.push(Mount {
+                dest: "/out".into(),
+                output: Some(1),
+                ..Mount::default()
+            });
             2
         } else {
             1
         };
         // The same command in several places: equal ids by different ways.
         let args = vec![format!("step {}", at % 7)];
-        let meta = Meta { args, ..Meta::default() };
-        let exec = ExecOp { meta, mounts, ..ExecOp::default() };
+        let meta = Meta {
+            args,
+            ..Meta::default()
+        };
+        let exec = ExecOp {
+            meta,
+            mounts,
+            ..ExecOp::default()
+        };
         self.add(&inputs, OpKind::Exec(Box::new(exec)), outputs);
     }
 
@@ -104,24 +131,42 @@ impl Universe {
             output: Some(0),
             kind: FileActionKind::Copy(copy),
         };
-        self.add(&inputs, OpKind::File(FileOp { actions: vec![action] }), 1);
+        self.add(
+            &inputs,
+            OpKind::File(FileOp {
+                actions: vec![action],
+            }),
+            1,
+        );
     }
 
     fn merge(&mut self, rng: &mut Rng) {
         let inputs: Vec<_> = (0..rng.between(1, 4)).map(|_| self.any(rng)).collect();
-        let indices = (0..u32::try_from(inputs.len()).unwrap_or(0)).map(Some).collect();
+        let indices = (0..u32::try_from(inputs.len()).unwrap_or(0))
+            .map(Some)
+            .collect();
         self.add(&inputs, OpKind::Merge(MergeOp { inputs: indices }), 1);
     }
 
     fn diff(&mut self, rng: &mut Rng) {
         let inputs = [self.any(rng), self.any(rng)];
         let lower = rng.per_mille(700).then_some(0);
-        self.add(&inputs, OpKind::Diff(DiffOp { lower, upper: Some(1) }), 1);
+        self.add(
+            &inputs,
+            OpKind::Diff(DiffOp {
+                lower,
+                upper: Some(1),
+            }),
+            1,
+        );
     }
 
     fn passthrough(&mut self, rng: &mut Rng, at: usize) {
         let inputs = [self.any(rng), self.any(rng)];
-        let op = PassthroughOp { id: format!("p{at}"), outputs: vec![1, 0] };
+        let op = PassthroughOp {
+            id: format!("p{at}"),
+            outputs: vec![1, 0],
+        };
         self.add(&inputs, OpKind::Passthrough(op), 2);
     }
 
@@ -129,14 +174,20 @@ impl Universe {
         let (inner, output) = self.any(rng);
         let op = BuildOp {
             inputs: [(BuildOp::DEFINITION.to_owned(), Some(0))].into(),
-            attrs: [(BuildOp::FILENAME_ATTR.to_owned(), format!("{inner}.{output}"))].into(),
+            attrs: [(
+                BuildOp::FILENAME_ATTR.to_owned(),
+                format!("{inner}.{output}"),
+            )]
+            .into(),
         };
         self.add(&[self.any(rng)], OpKind::Build(op), 1);
     }
 
     /// The definition in a file that a build op names.
     pub(super) fn definition(&self, filename: &str) -> Definition {
-        let (at, output) = filename.split_once('.').expect("file names are written above");
+        let (at, output) = filename
+            .split_once('.')
+            .expect("file names are written above");
         let at = at.parse().expect("file names are written above");
         let output = output.parse().expect("file names are written above");
         self.graph((at, output), |_| false)
@@ -160,7 +211,10 @@ impl Universe {
         }
         let mut definition = Definition::default();
         for at in needed {
-            let metadata = OpMetadata { ignore_cache: ignores(at), ..OpMetadata::default() };
+            let metadata = OpMetadata {
+                ignore_cache: ignores(at),
+                ..OpMetadata::default()
+            };
             definition.push(&self.ops[at].0, metadata);
         }
         let digest = Digest::of(self.ops[at].0.encode());

@@ -80,7 +80,11 @@ enum Call {
 impl World {
     pub(super) fn new(seed: u64, mut rng: Rng) -> World {
         let mut some = |most: usize| {
-            if rng.per_mille(400) { 0 } else { rng.below(most) as u64 }
+            if rng.per_mille(400) {
+                0
+            } else {
+                rng.below(most) as u64
+            }
         };
         let weather = Weather {
             failures: some(60),
@@ -94,7 +98,10 @@ impl World {
         };
         let size = rng.between(3, 40);
         let universe = Universe::random(&mut rng, size);
-        let limits = Limits { heavy: rng.between(1, 4), light: rng.between(1, 4) };
+        let limits = Limits {
+            heavy: rng.between(1, 4),
+            light: rng.between(1, 4),
+        };
         World {
             seed,
             rng,
@@ -136,7 +143,11 @@ impl World {
     }
 
     fn assert_idle(&self) {
-        assert!(self.core.is_idle(), "seed {}: something is left over", self.seed);
+        assert!(
+            self.core.is_idle(),
+            "seed {}: something is left over",
+            self.seed
+        );
     }
 
     /// In calm weather a build that was done is found, whatever happened before.
@@ -157,13 +168,21 @@ impl World {
             let job = self.new_job(Versions::new());
             self.ask(job, goal, Goal::Make);
             let before = self.report.runs;
-            while self.jobs.get(&job).is_some_and(|job| !job.requests.is_empty()) {
+            while self
+                .jobs
+                .get(&job)
+                .is_some_and(|job| !job.requests.is_empty())
+            {
                 self.move_on();
             }
             runs.push(self.report.runs - before);
             self.end_job(job);
         }
-        assert_eq!(runs[1], 0, "seed {}: a build that was done was not found", self.seed);
+        assert_eq!(
+            runs[1], 0,
+            "seed {}: a build that was done was not found",
+            self.seed
+        );
         self.drain();
         self.assert_idle();
     }
@@ -173,8 +192,19 @@ impl World {
         self.next_job += 1;
         let requests = BTreeMap::new();
         let told = HashMap::new();
-        self.jobs.insert(job, SimJob { versions, requests, next_request: 0, told });
-        self.step(Event::Begin { job, salt: Digest::of(format!("{} {job}", self.seed)) });
+        self.jobs.insert(
+            job,
+            SimJob {
+                versions,
+                requests,
+                next_request: 0,
+                told,
+            },
+        );
+        self.step(Event::Begin {
+            job,
+            salt: Digest::of(format!("{} {job}", self.seed)),
+        });
         job
     }
 
@@ -186,7 +216,11 @@ impl World {
         }
         let job = self.new_job(versions);
         for _ in 0..self.rng.between(1, 3) {
-            let goal = if self.rng.per_mille(850) { Goal::Make } else { Goal::Name };
+            let goal = if self.rng.per_mille(850) {
+                Goal::Make
+            } else {
+                Goal::Name
+            };
             let wanted = self.universe.pick(&mut self.rng);
             self.ask(job, wanted, goal);
         }
@@ -203,7 +237,13 @@ impl World {
         let request = entry.next_request;
         entry.next_request += 1;
         entry.requests.insert(request, (graph.clone(), goal));
-        self.step(Event::Ask { job, request, graph, durations: Vec::new(), goal });
+        self.step(Event::Ask {
+            job,
+            request,
+            graph,
+            durations: Vec::new(),
+            goal,
+        });
     }
 
     fn end_job(&mut self, job: JobNo) {
@@ -258,8 +298,12 @@ impl World {
     }
 
     fn evict(&mut self, may: impl Fn(&Stored) -> bool) {
-        let free: Vec<Digest> =
-            self.store.iter().filter(|(_, stored)| may(stored)).map(|(id, _)| *id).collect();
+        let free: Vec<Digest> = self
+            .store
+            .iter()
+            .filter(|(_, stored)| may(stored))
+            .map(|(id, _)| *id)
+            .collect();
         if !free.is_empty() {
             let id = *self.rng.pick(&free);
             self.store.remove(&id);
@@ -275,7 +319,11 @@ impl World {
             return;
         }
         let at = self.rng.below(self.pending.len());
-        let op = *self.pending.keys().nth(at).expect("the number is below the length");
+        let op = *self
+            .pending
+            .keys()
+            .nth(at)
+            .expect("the number is below the length");
         let pending = self.pending.remove(&op).expect("the key was just read");
         let outcome = self.outcome(pending);
         self.step(Event::Done { op, outcome });
@@ -313,7 +361,10 @@ impl World {
             Call::Load(id, filename) if self.store.contains_key(id) => {
                 let graph = Graph::new(&self.universe.definition(filename));
                 let graph = Arc::new(graph.expect("the universe is legal"));
-                Outcome::Definition { graph, durations: Vec::new() }
+                Outcome::Definition {
+                    graph,
+                    durations: Vec::new(),
+                }
             }
             Call::Load(..) => gone(),
             Call::Run(run) => self.carry_out(run),
@@ -332,7 +383,10 @@ impl World {
     }
 
     fn put(&mut self, id: Digest, content: Content, job: JobNo) {
-        let stored = Stored { content, kept_by: BTreeSet::new() };
+        let stored = Stored {
+            content,
+            kept_by: BTreeSet::new(),
+        };
         self.store.entry(id).or_insert(stored);
         self.keep(id, job);
     }
@@ -400,15 +454,23 @@ impl World {
         match effect {
             Effect::Pin { op, job, vertex } => self.begin(op, Call::Pin(job, vertex)),
             Effect::Exists { op, job, ids } => self.begin(op, Call::Exists(job, ids)),
-            Effect::Digest { op, id, selectors, .. } => {
+            Effect::Digest {
+                op, id, selectors, ..
+            } => {
                 self.begin(op, Call::Digest(id, selectors));
             }
-            Effect::Load { op, id, filename, .. } => self.begin(op, Call::Load(id, filename)),
+            Effect::Load {
+                op, id, filename, ..
+            } => self.begin(op, Call::Load(id, filename)),
             Effect::Run(run) => self.begin_run(run),
             Effect::Join { op, job, vertex } => {
                 self.report.joins += 1;
                 assert!(self.pending.contains_key(&op), "seed {}", self.seed);
-                assert!(self.jobs[&job].told.contains_key(&vertex), "seed {}", self.seed);
+                assert!(
+                    self.jobs[&job].told.contains_key(&vertex),
+                    "seed {}",
+                    self.seed
+                );
             }
             Effect::Leave { op, .. } => {
                 assert!(self.pending.contains_key(&op), "seed {}", self.seed);
@@ -420,20 +482,36 @@ impl World {
             }
             Effect::SetLink { key, id } => drop(self.links.insert(key, id)),
             Effect::Tell { job, vertex, news } => self.told(job, vertex, &news),
-            Effect::Answer { job, request, answer } => self.answered(job, request, answer),
+            Effect::Answer {
+                job,
+                request,
+                answer,
+            } => self.answered(job, request, answer),
         }
     }
 
     fn begin(&mut self, op: OpNo, call: Call) {
         let is_early = matches!(call, Call::Exists(..)) && self.rng.per_mille(500);
         let early = is_early.then(|| self.answer(&call));
-        let pending = Pending { call, aborted: false, early };
-        assert!(self.pending.insert(op, pending).is_none(), "seed {}", self.seed);
+        let pending = Pending {
+            call,
+            aborted: false,
+            early,
+        };
+        assert!(
+            self.pending.insert(op, pending).is_none(),
+            "seed {}",
+            self.seed
+        );
     }
 
     fn begin_run(&mut self, run: Run) {
         self.report.runs += 1;
-        assert!(!run.waiters.is_empty(), "seed {}: a run for nobody", self.seed);
+        assert!(
+            !run.waiters.is_empty(),
+            "seed {}: a run for nobody",
+            self.seed
+        );
         // The pin of another job may have brought a source in.
         let is_source = matches!(run.vertex.op().kind, OpKind::Source(_));
         let is_there = |id: &Digest| self.store.contains_key(id);
@@ -445,8 +523,16 @@ impl World {
         );
         for pending in self.pending.values() {
             if let Call::Run(other) = &pending.call {
-                let both = other.output_ids.iter().any(|id| run.output_ids.contains(id));
-                assert!(!both, "seed {}: `{}` runs twice", self.seed, run.vertex.name());
+                let both = other
+                    .output_ids
+                    .iter()
+                    .any(|id| run.output_ids.contains(id));
+                assert!(
+                    !both,
+                    "seed {}: `{}` runs twice",
+                    self.seed,
+                    run.vertex.name()
+                );
             }
         }
         self.begin(run.op, Call::Run(run));
@@ -454,7 +540,10 @@ impl World {
 
     fn abort(&mut self, op: OpNo) {
         self.report.aborts += 1;
-        let pending = self.pending.get_mut(&op).expect("only what was asked for is aborted");
+        let pending = self
+            .pending
+            .get_mut(&op)
+            .expect("only what was asked for is aborted");
         pending.aborted = true;
         if !matches!(pending.call, Call::Run(_)) && self.rng.per_mille(500) {
             self.pending.remove(&op);
@@ -470,13 +559,20 @@ impl World {
             let is_new = entry.told.insert(vertex, Told::default()).is_none();
             return assert!(is_new, "seed {}: told twice of a vertex", self.seed);
         }
-        let told = entry.told.get_mut(&vertex).expect("a vertex is known before it starts");
+        let told = entry
+            .told
+            .get_mut(&vertex)
+            .expect("a vertex is known before it starts");
         match news {
             News::Known(_) => {}
             News::Started => told.started += 1,
             News::Completed { .. } => {
                 told.completed += 1;
-                assert!(told.started > 0, "seed {}: completed before it started", self.seed);
+                assert!(
+                    told.started > 0,
+                    "seed {}: completed before it started",
+                    self.seed
+                );
             }
         }
     }
@@ -506,13 +602,25 @@ impl World {
         let entry = &self.jobs[&job];
         let expected = evaluate(graph, &self.universe, &entry.versions);
         if let Some(stored) = self.store.get(&id) {
-            assert_eq!(stored.content, expected, "seed {}: a wrong result", self.seed);
-            assert!(stored.kept_by.contains(&job), "seed {}: not kept", self.seed);
+            assert_eq!(
+                stored.content, expected,
+                "seed {}: a wrong result",
+                self.seed
+            );
+            assert!(
+                stored.kept_by.contains(&job),
+                "seed {}: not kept",
+                self.seed
+            );
         }
         for vertex in graph.vertices() {
             let told = &entry.told[&vertex.digest()];
             let name = vertex.name();
-            assert!(told.completed > 0, "seed {}: `{name}` is not completed", self.seed);
+            assert!(
+                told.completed > 0,
+                "seed {}: `{name}` is not completed",
+                self.seed
+            );
         }
     }
 
@@ -521,7 +629,11 @@ impl World {
             ErrorClass::User => {
                 let message = &error.error.message;
                 let message = message.rsplit(": ").next().unwrap_or(message);
-                assert!(self.injected.contains(message), "seed {}: {error}", self.seed);
+                assert!(
+                    self.injected.contains(message),
+                    "seed {}: {error}",
+                    self.seed
+                );
                 assert!(error.vertex.is_some(), "seed {}: {error}", self.seed);
             }
             ErrorClass::Transient => {}

@@ -18,7 +18,10 @@ impl Core {
     /// * `by_id` has all named vertices of all jobs and nothing else.
     pub(crate) fn check(&self) {
         assert!(self.shared.work.is_empty(), "a step left work behind");
-        assert!(self.shared.checking.is_empty(), "a step left questions unasked");
+        assert!(
+            self.shared.checking.is_empty(),
+            "a step left questions unasked"
+        );
         for job in self.jobs.values() {
             job.check_demand();
             job.check_naming(self);
@@ -76,17 +79,40 @@ impl Job {
         for vertex in self.indices() {
             let state = self.v(vertex);
             if let Making::Deps { missing } = state.making {
-                let gone = state.deps.iter().filter(|slot| !self.slot(**slot).is_satisfied());
+                let gone = state
+                    .deps
+                    .iter()
+                    .filter(|slot| !self.slot(**slot).is_satisfied());
                 assert_eq!(missing, gone.count(), "missing deps of {}", state.digest());
-                assert!(missing > 0, "{} has its deps and does not go on", state.digest());
-                state.deps.iter().for_each(|slot| *demand.entry(*slot).or_default() += 1);
+                assert!(
+                    missing > 0,
+                    "{} has its deps and does not go on",
+                    state.digest()
+                );
+                state
+                    .deps
+                    .iter()
+                    .for_each(|slot| *demand.entry(*slot).or_default() += 1);
             }
             if let Naming::Content { missing } = state.naming {
                 let slots = self.content_slots(vertex);
-                let gone = slots.iter().filter(|slot| !self.slot(**slot).is_satisfied());
-                assert_eq!(missing, gone.count(), "missing content of {}", state.digest());
-                assert!(missing > 0, "{} has its content and does not go on", state.digest());
-                slots.iter().for_each(|slot| *demand.entry(*slot).or_default() += 1);
+                let gone = slots
+                    .iter()
+                    .filter(|slot| !self.slot(**slot).is_satisfied());
+                assert_eq!(
+                    missing,
+                    gone.count(),
+                    "missing content of {}",
+                    state.digest()
+                );
+                assert!(
+                    missing > 0,
+                    "{} has its content and does not go on",
+                    state.digest()
+                );
+                slots
+                    .iter()
+                    .for_each(|slot| *demand.entry(*slot).or_default() += 1);
             }
         }
         for (no, request) in &self.requests {
@@ -105,7 +131,12 @@ impl Job {
         }
         for (at, slot) in (0..).zip(&self.slots) {
             let expected = demand.get(&SlotIx(at)).copied().unwrap_or(0);
-            assert_eq!(slot.demand, expected, "demand on {}", self.v(slot.vertex).digest());
+            assert_eq!(
+                slot.demand,
+                expected,
+                "demand on {}",
+                self.v(slot.vertex).digest()
+            );
         }
     }
 
@@ -120,7 +151,11 @@ impl Job {
                         input.naming != Naming::Named
                     });
                     assert_eq!(*missing, unnamed.count());
-                    assert!(*missing > 0, "{} has its inputs and does not go on", state.digest());
+                    assert!(
+                        *missing > 0,
+                        "{} has its inputs and does not go on",
+                        state.digest()
+                    );
                 }
                 Naming::Pinning { op } | Naming::Loading { op } => {
                     assert!(self.ops.contains(op) && core.shared.ops.contains_key(op));
@@ -145,7 +180,11 @@ impl Job {
             let state = self.v(slot.vertex);
             if slot.demand > 0 && !slot.is_satisfied() {
                 let is_asked = matches!(slot.presence, Presence::Asked(_));
-                assert!(is_asked || state.making != Making::Idle, "{} rests", state.digest());
+                assert!(
+                    is_asked || state.making != Making::Idle,
+                    "{} rests",
+                    state.digest()
+                );
             }
             if let Presence::Asked(op) = slot.presence {
                 assert!(core.shared.ops.contains_key(&op), "nobody was asked");
@@ -154,7 +193,10 @@ impl Job {
         for vertex in self.indices() {
             let state = self.v(vertex);
             if let (Making::Task { seq }, Some(id)) = (state.making, state.id) {
-                let task = core.shared.task(&id).expect("a vertex waits for a task that is there");
+                let task = core
+                    .shared
+                    .task(&id)
+                    .expect("a vertex waits for a task that is there");
                 assert!(task.has_waiter(seq, self.no, vertex));
             }
             let is_wanted = state.slots().any(|slot| self.slot(slot).demand > 0);
@@ -166,6 +208,9 @@ impl Job {
 impl super::tasks::Task {
     fn has_waiter(&self, seq: u64, job: JobNo, vertex: VertexIx) -> bool {
         self.seq == seq
-            && self.waiters.iter().any(|waiter| (waiter.job, waiter.vertex) == (job, vertex))
+            && self
+                .waiters
+                .iter()
+                .any(|waiter| (waiter.job, waiter.vertex) == (job, vertex))
     }
 }

@@ -20,8 +20,13 @@ impl Job {
                 continue;
             }
             let state = self.v(vertex);
-            stack
-                .extend(state.inputs.iter().chain(&state.deps).map(|slot| self.slot(*slot).vertex));
+            stack.extend(
+                state
+                    .inputs
+                    .iter()
+                    .chain(&state.deps)
+                    .map(|slot| self.slot(*slot).vertex),
+            );
             let state = self.v_mut(vertex);
             state.covered = true;
             if state.completed && !is_lazy(&state.vertex, state.kind) {
@@ -31,15 +36,26 @@ impl Job {
             if !std::mem::replace(&mut state.completed, true) {
                 shared.tell(self.no, digest, News::Started);
             }
-            shared.tell(self.no, digest, News::Completed { cached: true, error: None });
+            shared.tell(
+                self.no,
+                digest,
+                News::Completed {
+                    cached: true,
+                    error: None,
+                },
+            );
         }
     }
 
     /// A vertex has been made: what it builds on and was not touched counts as found.
     pub(super) fn cover_inputs(&mut self, vertex: VertexIx, shared: &mut Shared) {
         let state = self.v(vertex);
-        let used: Vec<VertexIx> =
-            state.inputs.iter().chain(&state.deps).map(|slot| self.slot(*slot).vertex).collect();
+        let used: Vec<VertexIx> = state
+            .inputs
+            .iter()
+            .chain(&state.deps)
+            .map(|slot| self.slot(*slot).vertex)
+            .collect();
         for input in used {
             self.cover(input, shared);
         }

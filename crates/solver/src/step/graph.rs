@@ -67,8 +67,10 @@ impl Job {
         let earlier = self.latest.insert(digest, index);
         let ignore_cache =
             vertex.ignore_cache() || earlier.is_some_and(|old| self.v(old).ignore_cache);
-        let deps: BTreeSet<SlotIx> =
-            used_inputs(vertex).into_iter().map(|input| inputs[input as usize]).collect();
+        let deps: BTreeSet<SlotIx> = used_inputs(vertex)
+            .into_iter()
+            .map(|input| inputs[input as usize])
+            .collect();
         for slot in &inputs {
             let input = self.slot(*slot).vertex;
             self.v_mut(input).users.push(index);
@@ -120,9 +122,13 @@ impl Job {
     fn rank(&mut self, order: &[VertexIx], durations: &[Option<Duration>]) {
         let mut rest: HashMap<VertexIx, u64> = HashMap::with_capacity(order.len());
         for (at, &index) in order.iter().enumerate().rev() {
-            let own = durations.get(at).copied().flatten().map_or(UNKNOWN_MICROS, |known| {
-                u64::try_from(known.as_micros()).unwrap_or(u64::MAX)
-            });
+            let own = durations
+                .get(at)
+                .copied()
+                .flatten()
+                .map_or(UNKNOWN_MICROS, |known| {
+                    u64::try_from(known.as_micros()).unwrap_or(u64::MAX)
+                });
             let total = own.saturating_add(rest.get(&index).copied().unwrap_or(0));
             let state = self.v_mut(index);
             state.rank = state.rank.max(total);
@@ -186,7 +192,9 @@ fn action_inputs(action: &llb::FileAction) -> Vec<u32> {
         FileActionKind::Symlink(link) => link.owner.as_ref(),
         FileActionKind::Rm(_) => None,
     };
-    let owners = owner.into_iter().flat_map(|owner| [&owner.user, &owner.group]);
+    let owners = owner
+        .into_iter()
+        .flat_map(|owner| [&owner.user, &owner.group]);
     let named = owners.filter_map(|user| match user {
         Some(UserRef::ByName { input, .. }) => Some(*input),
         Some(UserRef::ById(_)) | None => None,

@@ -267,7 +267,14 @@ impl Job {
         shared: &mut Shared,
     ) {
         let vertex = self.slot(slot).vertex;
-        self.requests.insert(request, Request { slot, goal, state: RequestState::Naming });
+        self.requests.insert(
+            request,
+            Request {
+                slot,
+                goal,
+                state: RequestState::Naming,
+            },
+        );
         self.v_mut(vertex).name_requests.push(request);
         if self.v(vertex).naming == Naming::Named {
             self.answer_named(vertex, shared);
@@ -323,7 +330,11 @@ impl Job {
         shared: &mut Shared,
     ) {
         if self.requests.remove(&request).is_some() {
-            shared.emit(Effect::Answer { job: self.no, request, answer });
+            shared.emit(Effect::Answer {
+                job: self.no,
+                request,
+                answer,
+            });
         }
     }
 
@@ -338,7 +349,9 @@ impl Job {
                 self.v_mut(vertex).name_requests.retain(|one| *one != no);
             }
             RequestState::Making => {
-                self.slot_mut(request.slot).requests.retain(|one| *one != no);
+                self.slot_mut(request.slot)
+                    .requests
+                    .retain(|one| *one != no);
                 self.release(request.slot, shared);
             }
         }
@@ -362,7 +375,11 @@ impl Job {
         }
         for no in std::mem::take(&mut self.requests).into_keys() {
             let answer = Err(SolveError::canceled());
-            shared.emit(Effect::Answer { job: self.no, request: no, answer });
+            shared.emit(Effect::Answer {
+                job: self.no,
+                request: no,
+                answer,
+            });
         }
         shared.tasks.forget_job(self.no);
     }
@@ -372,10 +389,17 @@ impl Job {
         Some(Description {
             vertex: *digest,
             id: state.id?,
-            output_ids: state.slots().filter_map(|slot| self.slot(slot).id).collect(),
+            output_ids: state
+                .slots()
+                .filter_map(|slot| self.slot(slot).id)
+                .collect(),
             fast: state.fast,
             exact: state.exact,
-            input_ids: state.inputs.iter().filter_map(|slot| self.slot(*slot).id).collect(),
+            input_ids: state
+                .inputs
+                .iter()
+                .filter_map(|slot| self.slot(*slot).id)
+                .collect(),
             contents: state.contents.clone(),
         })
     }
@@ -386,7 +410,10 @@ pub(super) fn definition_slot(state: &VertexState) -> Option<SlotIx> {
     let llb::OpKind::Build(build) = &state.vertex.op().kind else {
         return None;
     };
-    state.inputs.get(build.definition_input()? as usize).copied()
+    state
+        .inputs
+        .get(build.definition_input()? as usize)
+        .copied()
 }
 
 impl Shared {

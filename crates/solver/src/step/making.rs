@@ -133,18 +133,29 @@ impl Job {
         let Some((op, slots)) = self.check.take() else {
             return;
         };
-        let ids = slots.iter().filter_map(|slot| self.slot(*slot).id).collect();
+        let ids = slots
+            .iter()
+            .filter_map(|slot| self.slot(*slot).id)
+            .collect();
         self.checks.insert(op, slots);
-        shared.emit(Effect::Exists { op, job: self.no, ids });
+        shared.emit(Effect::Exists {
+            op,
+            job: self.no,
+            ids,
+        });
     }
 
     pub(super) fn existence_known(&mut self, op: OpNo, outcome: Outcome, shared: &mut Shared) {
         let Some(slots) = self.checks.remove(&op) else {
             return;
         };
-        let there = outcome
-            .exists()
-            .and_then(|there| if there.len() == slots.len() { Ok(there) } else { Err(misfit()) });
+        let there = outcome.exists().and_then(|there| {
+            if there.len() == slots.len() {
+                Ok(there)
+            } else {
+                Err(misfit())
+            }
+        });
         match there {
             Ok(there) => {
                 for (slot, there) in slots.into_iter().zip(there) {
@@ -192,7 +203,10 @@ impl Job {
             return;
         }
         let deps = self.v(vertex).deps.clone();
-        let missing = deps.iter().filter(|slot| !self.slot(**slot).is_satisfied()).count();
+        let missing = deps
+            .iter()
+            .filter(|slot| !self.slot(**slot).is_satisfied())
+            .count();
         self.v_mut(vertex).making = Making::Deps { missing };
         for slot in deps {
             self.demand(slot, shared);
@@ -262,7 +276,14 @@ impl Job {
         state.covered = true;
         let digest = state.digest();
         shared.tell(self.no, digest, News::Started);
-        shared.tell(self.no, digest, News::Completed { cached: false, error: None });
+        shared.tell(
+            self.no,
+            digest,
+            News::Completed {
+                cached: false,
+                error: None,
+            },
+        );
     }
 
     /// The id of a vertex has been made: by a task of this job (`here`) or of another.
@@ -274,7 +295,14 @@ impl Job {
                 state.completed = true;
                 state.covered = true;
                 let digest = state.digest();
-                shared.tell(self.no, digest, News::Completed { cached: false, error: None });
+                shared.tell(
+                    self.no,
+                    digest,
+                    News::Completed {
+                        cached: false,
+                        error: None,
+                    },
+                );
                 self.cover_inputs(vertex, shared);
             }
             Making::Deps { .. } => {
@@ -282,7 +310,11 @@ impl Job {
                 self.cover(vertex, shared);
             }
             Making::Idle => {
-                if self.v(vertex).slots().any(|slot| self.slot(slot).demand > 0) {
+                if self
+                    .v(vertex)
+                    .slots()
+                    .any(|slot| self.slot(slot).demand > 0)
+                {
                     self.cover(vertex, shared);
                 }
             }
@@ -361,7 +393,10 @@ impl Job {
     fn run_failed(&mut self, vertex: VertexIx, error: OpError, shared: &mut Shared) {
         let digest = self.v(vertex).digest();
         let error = SolveError::at(digest, error);
-        let news = News::Completed { cached: false, error: Some(error.error.clone()) };
+        let news = News::Completed {
+            cached: false,
+            error: Some(error.error.clone()),
+        };
         shared.tell(self.no, digest, news);
         self.v_mut(vertex).completed = true;
         self.make_failed(vertex, error, shared);
@@ -433,20 +468,44 @@ impl Shared {
                 // First the job that has the inputs of what comes next for sure.
                 for (job, vertex) in ended.waiters {
                     others.remove(&(job, vertex));
-                    self.push(job, Work::Made { vertex, here: job == ended.maker });
+                    self.push(
+                        job,
+                        Work::Made {
+                            vertex,
+                            here: job == ended.maker,
+                        },
+                    );
                 }
                 for (job, vertex) in others {
-                    self.push(job, Work::Made { vertex, here: job == ended.maker });
+                    self.push(
+                        job,
+                        Work::Made {
+                            vertex,
+                            here: job == ended.maker,
+                        },
+                    );
                 }
             }
             Err(error) => {
                 for (job, vertex) in ended.waiters {
                     let work = if ended.was_cancelled {
-                        Work::Again { vertex, seq, error: None }
+                        Work::Again {
+                            vertex,
+                            seq,
+                            error: None,
+                        }
                     } else if error.class() == ErrorClass::Transient {
-                        Work::Again { vertex, seq, error: Some(error.clone()) }
+                        Work::Again {
+                            vertex,
+                            seq,
+                            error: Some(error.clone()),
+                        }
                     } else {
-                        Work::RunFailed { vertex, seq, error: error.clone() }
+                        Work::RunFailed {
+                            vertex,
+                            seq,
+                            error: error.clone(),
+                        }
                     };
                     self.push(job, work);
                 }

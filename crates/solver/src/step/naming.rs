@@ -31,12 +31,22 @@ impl Job {
             return;
         }
         if state.kind == Kind::Source {
-            let op = self.begin_op(Asked::Pin { job: self.no, vertex }, shared);
+            let op = self.begin_op(
+                Asked::Pin {
+                    job: self.no,
+                    vertex,
+                },
+                shared,
+            );
             let state = self.v_mut(vertex);
             state.naming = Naming::Pinning { op };
             let op_vertex = state.vertex.clone();
             shared.tell(self.no, op_vertex.digest(), News::Started);
-            shared.emit(Effect::Pin { op, job: self.no, vertex: op_vertex });
+            shared.emit(Effect::Pin {
+                op,
+                job: self.no,
+                vertex: op_vertex,
+            });
             return;
         }
         let mut missing = 0;
@@ -64,8 +74,11 @@ impl Job {
                 let OpKind::Passthrough(op) = &state.vertex.op().kind else {
                     return;
                 };
-                let inputs: Vec<SlotIx> =
-                    op.outputs.iter().map(|input| state.inputs[*input as usize]).collect();
+                let inputs: Vec<SlotIx> = op
+                    .outputs
+                    .iter()
+                    .map(|input| state.inputs[*input as usize])
+                    .collect();
                 self.named_as(vertex, &inputs, shared);
             }
             Kind::Build => self.begin_content(vertex, shared),
@@ -78,14 +91,22 @@ impl Job {
                     self.not_linked(vertex, fast, shared);
                 } else {
                     state.naming = Naming::Lookup;
-                    shared.emit(Effect::Lookup { job: self.no, vertex, key: fast });
+                    shared.emit(Effect::Lookup {
+                        job: self.no,
+                        vertex,
+                        key: fast,
+                    });
                 }
             }
         }
     }
 
     fn input_ids(&self, vertex: VertexIx) -> Vec<Digest> {
-        self.v(vertex).inputs.iter().filter_map(|slot| self.slot(*slot).id).collect()
+        self.v(vertex)
+            .inputs
+            .iter()
+            .filter_map(|slot| self.slot(*slot).id)
+            .collect()
     }
 
     /// The index has answered.
@@ -128,7 +149,10 @@ impl Job {
 
     fn begin_content(&mut self, vertex: VertexIx, shared: &mut Shared) {
         let slots = self.content_slots(vertex);
-        let missing = slots.iter().filter(|slot| !self.slot(**slot).is_satisfied()).count();
+        let missing = slots
+            .iter()
+            .filter(|slot| !self.slot(**slot).is_satisfied())
+            .count();
         self.v_mut(vertex).naming = Naming::Content { missing };
         for slot in slots {
             self.demand(slot, shared);
@@ -165,9 +189,21 @@ impl Job {
             let (Some(selectors), Some(id)) = (&keying.content, self.slot(slot).id) else {
                 continue;
             };
-            let op = self.begin_op(Asked::Digest { job: self.no, vertex, input }, shared);
+            let op = self.begin_op(
+                Asked::Digest {
+                    job: self.no,
+                    vertex,
+                    input,
+                },
+                shared,
+            );
             let selectors = selectors.clone();
-            shared.emit(Effect::Digest { op, job: self.no, id, selectors });
+            shared.emit(Effect::Digest {
+                op,
+                job: self.no,
+                id,
+                selectors,
+            });
             ops.insert(op);
         }
         let state = self.v_mut(vertex);
@@ -222,7 +258,11 @@ impl Job {
             }
             Some(_) | None => {
                 state.naming = Naming::LookupExact;
-                shared.emit(Effect::Lookup { job: self.no, vertex, key: exact });
+                shared.emit(Effect::Lookup {
+                    job: self.no,
+                    vertex,
+                    key: exact,
+                });
             }
         }
     }
@@ -230,14 +270,21 @@ impl Job {
     pub(super) fn pinned(&mut self, vertex: VertexIx, outcome: Outcome, shared: &mut Shared) {
         let state = self.v_mut(vertex);
         let outputs = state.vertex.outputs() as usize;
-        let ids = outcome
-            .pinned()
-            .and_then(|ids| if ids.len() == outputs { Ok(ids) } else { Err(misfit()) });
+        let ids = outcome.pinned().and_then(|ids| {
+            if ids.len() == outputs {
+                Ok(ids)
+            } else {
+                Err(misfit())
+            }
+        });
         match ids {
             Ok(ids) => {
                 let digest = state.digest();
                 state.completed = true;
-                let news = News::Completed { cached: false, error: None };
+                let news = News::Completed {
+                    cached: false,
+                    error: None,
+                };
                 shared.tell(self.no, digest, news);
                 self.named_with(vertex, ids[0], ids, shared);
             }
@@ -257,9 +304,20 @@ impl Job {
         let Some(id) = definition_slot(state).and_then(|slot| self.slot(slot).id) else {
             return;
         };
-        let op = self.begin_op(Asked::Load { job: self.no, vertex }, shared);
+        let op = self.begin_op(
+            Asked::Load {
+                job: self.no,
+                vertex,
+            },
+            shared,
+        );
         self.v_mut(vertex).naming = Naming::Loading { op };
-        shared.emit(Effect::Load { op, job: self.no, id, filename });
+        shared.emit(Effect::Load {
+            op,
+            job: self.no,
+            id,
+            filename,
+        });
     }
 
     pub(super) fn loaded(&mut self, vertex: VertexIx, outcome: Outcome, shared: &mut Shared) {
@@ -288,8 +346,10 @@ impl Job {
         let slot = self.add_graph(&graph, &durations, shared);
         let inner = self.slot(slot).vertex;
         if self.reaches(inner, vertex) {
-            let error =
-                OpError::new(ErrorClass::User, "a definition builds on the op that loads it");
+            let error = OpError::new(
+                ErrorClass::User,
+                "a definition builds on the op that loads it",
+            );
             return self.fail_naming_at(vertex, error, shared);
         }
         self.stand_for(vertex, slot);
@@ -326,7 +386,9 @@ impl Job {
     }
 
     fn named(&mut self, vertex: VertexIx, id: Digest, shared: &mut Shared) {
-        let outputs = (0..self.v(vertex).vertex.outputs()).map(|n| key::output(id, n)).collect();
+        let outputs = (0..self.v(vertex).vertex.outputs())
+            .map(|n| key::output(id, n))
+            .collect();
         self.named_with(vertex, id, outputs, shared);
     }
 
@@ -390,7 +452,10 @@ impl Job {
         if self.v(vertex).kind != Kind::Source {
             shared.tell(self.no, digest, News::Started);
         }
-        let news = News::Completed { cached: false, error: Some(error.error.clone()) };
+        let news = News::Completed {
+            cached: false,
+            error: Some(error.error.clone()),
+        };
         shared.tell(self.no, digest, news);
         self.v_mut(vertex).completed = true;
         self.name_failed(vertex, error, shared);

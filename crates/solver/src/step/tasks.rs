@@ -137,7 +137,11 @@ impl Tasks {
         Some(Ended {
             seq: task.seq,
             maker: task.maker,
-            waiters: task.waiters.iter().map(|waiter| (waiter.job, waiter.vertex)).collect(),
+            waiters: task
+                .waiters
+                .iter()
+                .map(|waiter| (waiter.job, waiter.vertex))
+                .collect(),
             was_cancelled,
         })
     }
@@ -220,15 +224,24 @@ impl Job {
             | OpKind::Diff(_)
             | OpKind::Passthrough(_) => Weight::Light,
         };
-        tasks.queue(weight).push(self.no, (state.rank, Reverse(seq), id));
+        tasks
+            .queue(weight)
+            .push(self.no, (state.rank, Reverse(seq), id));
         let task = Task {
             seq,
             weight,
             state: TaskState::Queued,
             maker: self.no,
-            waiters: vec![Waiter { job: self.no, vertex, digest: state.digest() }],
+            waiters: vec![Waiter {
+                job: self.no,
+                vertex,
+                digest: state.digest(),
+            }],
             vertex: state.vertex.clone(),
-            output_ids: state.slots().filter_map(|slot| self.slot(slot).id).collect(),
+            output_ids: state
+                .slots()
+                .filter_map(|slot| self.slot(slot).id)
+                .collect(),
             inputs,
             ignore_cache: state.ignore_cache,
         };
@@ -253,7 +266,11 @@ impl Shared {
     ) -> Option<u64> {
         let task = self.tasks.by_id.get_mut(&id)?;
         let seq = task.seq;
-        task.waiters.push(Waiter { job, vertex, digest });
+        task.waiters.push(Waiter {
+            job,
+            vertex,
+            digest,
+        });
         match task.state {
             TaskState::Queued => {
                 let (weight, entry) = (task.weight, (rank, Reverse(seq), id));
@@ -261,7 +278,11 @@ impl Shared {
             }
             TaskState::Running { op, .. } => {
                 self.tell(job, digest, News::Started);
-                self.emit(Effect::Join { op, job, vertex: digest });
+                self.emit(Effect::Join {
+                    op,
+                    job,
+                    vertex: digest,
+                });
             }
             // It may still end well.
             TaskState::Cancelling { .. } => self.tell(job, digest, News::Started),
@@ -274,7 +295,10 @@ impl Shared {
         let Some(task) = self.tasks.by_id.get_mut(&id) else {
             return;
         };
-        let Some(at) = task.waiters.iter().position(|one| (one.job, one.vertex) == (job, vertex))
+        let Some(at) = task
+            .waiters
+            .iter()
+            .position(|one| (one.job, one.vertex) == (job, vertex))
         else {
             return;
         };
@@ -287,7 +311,14 @@ impl Shared {
                     let (seq, waiters) = (task.seq, std::mem::take(&mut task.waiters));
                     self.tasks.by_id.remove(&id);
                     for Waiter { job, vertex, .. } in waiters {
-                        self.push(job, Work::Again { vertex, seq, error: None });
+                        self.push(
+                            job,
+                            Work::Again {
+                                vertex,
+                                seq,
+                                error: None,
+                            },
+                        );
                     }
                 }
             }
@@ -296,7 +327,11 @@ impl Shared {
                 if is_last {
                     task.state = TaskState::Cancelling { op, account };
                 }
-                self.emit(Effect::Leave { op, job, vertex: waiter.digest });
+                self.emit(Effect::Leave {
+                    op,
+                    job,
+                    vertex: waiter.digest,
+                });
                 if is_last {
                     self.emit(Effect::Abort { op });
                 }
@@ -322,7 +357,11 @@ impl Shared {
                     output_ids: task.output_ids.clone(),
                     inputs: task.inputs.clone(),
                     ignore_cache: task.ignore_cache,
-                    waiters: task.waiters.iter().map(|one| (one.job, one.digest)).collect(),
+                    waiters: task
+                        .waiters
+                        .iter()
+                        .map(|one| (one.job, one.digest))
+                        .collect(),
                 };
                 for (job, vertex) in run.waiters.clone() {
                     self.tell(job, vertex, News::Started);
@@ -357,14 +396,28 @@ impl Tasks {
                 Weight::Heavy => heavy += is_running,
                 Weight::Light => light += is_running,
             }
-            assert!(task.waiters.iter().all(|one| waits(one.job, one.vertex, task.seq)));
+            assert!(
+                task.waiters
+                    .iter()
+                    .all(|one| waits(one.job, one.vertex, task.seq))
+            );
         }
         assert_eq!((heavy, light), (self.heavy.running, self.light.running));
         assert!(heavy <= self.heavy.limit && light <= self.light.limit);
-        let queued = self.by_id.values().filter(|task| task.state == TaskState::Queued);
+        let queued = self
+            .by_id
+            .values()
+            .filter(|task| task.state == TaskState::Queued);
         for task in queued {
-            let queue = if task.weight == Weight::Heavy { &self.heavy } else { &self.light };
-            assert!(queue.running == queue.limit, "a task waits though there is room");
+            let queue = if task.weight == Weight::Heavy {
+                &self.heavy
+            } else {
+                &self.light
+            };
+            assert!(
+                queue.running == queue.limit,
+                "a task waits though there is room"
+            );
         }
     }
 }

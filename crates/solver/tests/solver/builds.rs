@@ -29,7 +29,10 @@ async fn runs(fake: &Fake, graph: &Arc<Graph>) -> Vec<String> {
 #[tokio::test]
 async fn what_was_built_is_found() {
     let fake = Fake::new();
-    assert_eq!(runs(&fake, &chain(2)).await, ["docker-image://base", "step 0", "step 1"]);
+    assert_eq!(
+        runs(&fake, &chain(2)).await,
+        ["docker-image://base", "step 0", "step 1"]
+    );
     assert!(runs(&fake, &chain(2)).await.is_empty());
     assert_eq!(runs(&fake, &chain(3)).await, ["step 2"]);
 }
@@ -93,7 +96,11 @@ async fn equal_content_is_found_though_the_source_differs() {
     assert!(runs(&fake, &graph()).await.is_empty());
     let digests = fake.with(|state| state.digests);
     assert!(runs(&fake, &graph()).await.is_empty());
-    assert_eq!(fake.with(|state| state.digests), digests, "the link answers the second time");
+    assert_eq!(
+        fake.with(|state| state.digests),
+        digests,
+        "the link answers the second time"
+    );
     version("three", "other");
     assert_eq!(runs(&fake, &graph()).await, ["copy /src /dest", "make"]);
 }
@@ -116,10 +123,14 @@ async fn a_fresh_result_is_what_later_builds_find() {
     assert_eq!(build(&fake, &graph(false)).await.unwrap(), fresh);
     // Also by content, from another source.
     fake.with(|state| {
-        state.contents.insert(Digest::of("moved"), Digest::of("local://context").to_string());
-        state
-            .contents
-            .insert(Digest::of("local://context"), Digest::of("local://context").to_string());
+        state.contents.insert(
+            Digest::of("moved"),
+            Digest::of("local://context").to_string(),
+        );
+        state.contents.insert(
+            Digest::of("local://context"),
+            Digest::of("local://context").to_string(),
+        );
     });
     let fresh = build(&fake, &graph(true)).await.unwrap();
     fake.with(|state| state.pins.insert("local://context".into(), "moved".into()));
@@ -215,7 +226,10 @@ async fn a_passthrough_is_its_inputs() {
     let mut b = Builder::default();
     let base = b.source("docker-image://base");
     let (one, two) = (b.run(base, "one"), b.run(base, "two"));
-    let op = PassthroughOp { id: "both".into(), outputs: vec![1, 0] };
+    let op = PassthroughOp {
+        id: "both".into(),
+        outputs: vec![1, 0],
+    };
     let both = b.op(&[one, two], OpKind::Passthrough(op));
     let graph = b.graph(both);
     let mut b = Builder::default();
@@ -230,7 +244,13 @@ async fn a_passthrough_is_its_inputs() {
 
 fn build_op(b: &mut Builder, from: Input) -> Input {
     let inputs = [(BuildOp::DEFINITION.to_owned(), Some(0))].into();
-    b.op(&[from], OpKind::Build(BuildOp { inputs, ..BuildOp::default() }))
+    b.op(
+        &[from],
+        OpKind::Build(BuildOp {
+            inputs,
+            ..BuildOp::default()
+        }),
+    )
 }
 
 #[tokio::test]
@@ -240,13 +260,22 @@ async fn a_build_op_solves_the_definition_in_its_input() {
     let base = inner.source("docker-image://base");
     let run = inner.run(base, "inner");
     let inner = inner.definition(run);
-    fake.with(|state| state.definitions.insert(BuildOp::DEFINITION.into(), inner.encode().into()));
+    fake.with(|state| {
+        state
+            .definitions
+            .insert(BuildOp::DEFINITION.into(), inner.encode().into())
+    });
     let mut b = Builder::default();
     let definition = b.source("docker-image://frontend");
     let built = build_op(&mut b, definition);
     let last = b.run(built, "outer");
     let graph = b.graph(last);
-    let expected = ["docker-image://frontend", "docker-image://base", "inner", "outer"];
+    let expected = [
+        "docker-image://frontend",
+        "docker-image://base",
+        "inner",
+        "outer",
+    ];
     assert_eq!(runs(&fake, &graph).await, expected);
     assert!(runs(&fake, &graph).await.is_empty());
 }
@@ -259,15 +288,29 @@ async fn a_definition_that_builds_on_itself_is_refused() {
     let built = build_op(&mut b, definition);
     let definition = b.definition(built);
     fake.with(|state| {
-        state.definitions.insert(BuildOp::DEFINITION.into(), definition.encode().into())
+        state
+            .definitions
+            .insert(BuildOp::DEFINITION.into(), definition.encode().into())
     });
     let graph = Arc::new(Graph::new(&definition).unwrap());
     let error = build(&fake, &graph).await.unwrap_err();
-    assert_eq!(error.to_string(), "a definition builds on the op that loads it");
+    assert_eq!(
+        error.to_string(),
+        "a definition builds on the op that loads it"
+    );
     assert_eq!(error.class(), ErrorClass::User);
-    fake.with(|state| state.definitions.insert(BuildOp::DEFINITION.into(), "no".into()));
+    fake.with(|state| {
+        state
+            .definitions
+            .insert(BuildOp::DEFINITION.into(), "no".into())
+    });
     let error = build(&fake, &graph).await.unwrap_err();
-    assert!(error.to_string().starts_with("failed to load the definition in"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .starts_with("failed to load the definition in"),
+        "{error}"
+    );
 }
 
 #[tokio::test]

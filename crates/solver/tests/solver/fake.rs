@@ -19,7 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits for something that must happen.
 pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, what).await.expect("it happens soon")
+    tokio::time::timeout(PATIENCE, what)
+        .await
+        .expect("it happens soon")
 }
 
 /// What a [`Fake`] knows, for tests to change and to look at.
@@ -58,12 +60,19 @@ pub(crate) struct Fake {
 impl Fake {
     pub(crate) fn new() -> Fake {
         let changed = Arc::new(watch::channel(0).0);
-        Fake { state: Arc::default(), changed, index: Arc::default() }
+        Fake {
+            state: Arc::default(),
+            changed,
+            index: Arc::default(),
+        }
     }
 
     /// A solver that uses this worker; what earlier solvers did is still known.
     pub(crate) fn solver(&self, max_parallel: usize) -> Solver {
-        let options = Options { max_parallel, ..Options::default() };
+        let options = Options {
+            max_parallel,
+            ..Options::default()
+        };
         Solver::new(Arc::new(self.clone()), self.index.clone(), options)
     }
 
@@ -102,7 +111,8 @@ impl Fake {
     }
 
     pub(crate) async fn until_begun(&self, name: &str) {
-        self.until(|state| state.begun.iter().any(|one| one == name)).await;
+        self.until(|state| state.begun.iter().any(|one| one == name))
+            .await;
     }
 
     pub(crate) fn remember_duration(&self, op: Digest, duration: Duration) {
@@ -111,7 +121,10 @@ impl Fake {
 }
 
 pub(crate) fn job(solver: &Solver, id: &str) -> (Job, solver::Events) {
-    solver.job(JobOptions { id: id.into(), sessions: vec![format!("session of {id}")] })
+    solver.job(JobOptions {
+        id: id.into(),
+        sessions: vec![format!("session of {id}")],
+    })
 }
 
 /// Notes that a run was dropped, unless it ends.
@@ -132,10 +145,15 @@ impl Drop for Running {
 #[async_trait]
 impl Worker for Fake {
     async fn pin(&self, request: PinRequest) -> Result<Pinned, OpError> {
-        let OpKind::Source(source) = &request.vertex.op().kind else { panic!() };
+        let OpKind::Source(source) = &request.vertex.op().kind else {
+            panic!()
+        };
         let id = self.with(|state| {
             state.pinned += 1;
-            let identity = state.pins.get(&source.identifier).unwrap_or(&source.identifier);
+            let identity = state
+                .pins
+                .get(&source.identifier)
+                .unwrap_or(&source.identifier);
             let id = Digest::of(identity);
             if source.identifier.starts_with("local://") {
                 state.refs.insert(id);
@@ -153,18 +171,30 @@ impl Worker for Fake {
     }
 
     async fn digest(&self, request: DigestRequest) -> Result<Digest, OpError> {
-        assert_ne!(request.id, Digest::of("local://panic"), "the fake panics as it was told");
+        assert_ne!(
+            request.id,
+            Digest::of("local://panic"),
+            "the fake panics as it was told"
+        );
         Ok(self.with(|state| {
             state.digests += 1;
             assert!(state.refs.contains(&request.id), "a digest of nothing");
-            state.contents.get(&request.id).map_or(request.id, Digest::of)
+            state
+                .contents
+                .get(&request.id)
+                .map_or(request.id, Digest::of)
         }))
     }
 
     async fn run(&self, request: RunRequest) -> Result<(), OpError> {
         let name = request.vertex.name().to_owned();
         self.with(|state| {
-            if !request.inputs.iter().flatten().all(|id| state.refs.contains(id)) {
+            if !request
+                .inputs
+                .iter()
+                .flatten()
+                .all(|id| state.refs.contains(id))
+            {
                 return Err(OpError::new(ErrorClass::Transient, "an input is gone"));
             }
             state.begun.push(name.clone());
@@ -173,7 +203,10 @@ impl Worker for Fake {
             state.last_run = Some(request.clone());
             Ok(())
         })?;
-        let mut running = Running { fake: self.clone(), name: Some(name.clone()) };
+        let mut running = Running {
+            fake: self.clone(),
+            name: Some(name.clone()),
+        };
         let mut changed = self.changed.subscribe();
         while self.state.lock().unwrap().held.contains(&name) {
             changed.changed().await.unwrap();
@@ -195,7 +228,8 @@ impl Worker for Fake {
         filename: &str,
     ) -> Result<Bytes, OpError> {
         let missing = || OpError::new(ErrorClass::User, format!("no file `{filename}`"));
-        self.with(|state| state.definitions.get(filename).cloned()).ok_or_else(missing)
+        self.with(|state| state.definitions.get(filename).cloned())
+            .ok_or_else(missing)
     }
 }
 

@@ -11,7 +11,9 @@ async fn no_more_containers_run_at_once_than_allowed() {
     let solver = fake.solver(3);
     let mut b = Builder::default();
     let base = b.source("local://base");
-    let runs: Vec<_> = (0..20).map(|number| b.run(base, &format!("run {number}"))).collect();
+    let runs: Vec<_> = (0..20)
+        .map(|number| b.run(base, &format!("run {number}")))
+        .collect();
     let merge = b.merge(&runs);
     let graph = b.graph(merge);
     for number in 0..20 {
@@ -52,8 +54,9 @@ async fn a_job_with_much_to_do_leaves_room_for_others() {
     let graph = |count: usize, name: &str| {
         let mut b = Builder::default();
         let base = b.source("local://base");
-        let runs: Vec<_> =
-            (0..count).map(|number| b.run(base, &format!("{name} {number}"))).collect();
+        let runs: Vec<_> = (0..count)
+            .map(|number| b.run(base, &format!("{name} {number}")))
+            .collect();
         let merge = b.merge(&runs);
         b.graph(merge)
     };
@@ -75,7 +78,10 @@ async fn a_job_with_much_to_do_leaves_room_for_others() {
     fake.with(|state| state.held.clear());
     soon(second).await.unwrap().unwrap();
     let begun = fake.with(|state| state.begun.clone());
-    let at = begun.iter().position(|name| name.starts_with("merge (small")).unwrap();
+    let at = begun
+        .iter()
+        .position(|name| name.starts_with("merge (small"))
+        .unwrap();
     assert!(at <= 6, "{begun:?}");
     soon(first).await.unwrap().unwrap();
 }

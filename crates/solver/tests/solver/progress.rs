@@ -12,13 +12,19 @@ use crate::fake::{Fake, job, soon};
 use crate::graphs::{Builder, chain};
 
 fn chunk(text: &'static str) -> LogChunk {
-    LogChunk { stream: 1, data: text.into(), time: SystemTime::UNIX_EPOCH }
+    LogChunk {
+        stream: 1,
+        data: text.into(),
+        time: SystemTime::UNIX_EPOCH,
+    }
 }
 
 /// Everything that is told until the job has ended, in short.
 async fn all(mut events: Events, graph: &Graph) -> Vec<String> {
-    let names: HashMap<Digest, &str> =
-        graph.vertices().map(|vertex| (vertex.digest(), vertex.name())).collect();
+    let names: HashMap<Digest, &str> = graph
+        .vertices()
+        .map(|vertex| (vertex.digest(), vertex.name()))
+        .collect();
     let mut all = Vec::new();
     while let Some(event) = soon(events.next()).await {
         let what = match event.kind {

@@ -46,7 +46,10 @@ async fn a_task_is_cancelled_when_its_last_waiter_leaves() {
     let first = tokio::spawn(async move { one.realize(&g1).await });
     fake.until_begun("step 0").await;
     let second = tokio::spawn(async move { two.realize(&g2).await });
-    while !matches!(soon(events.next()).await.unwrap().kind, solver::EventKind::Started { .. }) {}
+    while !matches!(
+        soon(events.next()).await.unwrap().kind,
+        solver::EventKind::Started { .. }
+    ) {}
 
     first.abort();
     let _ = first.await;
@@ -75,7 +78,8 @@ async fn who_joins_a_task_that_is_being_cancelled_begins_it_anew() {
     let _ = first.await;
     let (two, _) = job(&solver, "two");
     let second = tokio::spawn(async move { two.realize(&graph).await });
-    fake.until(|state| state.dropped == ["step 0"] && state.begun.len() == 3).await;
+    fake.until(|state| state.dropped == ["step 0"] && state.begun.len() == 3)
+        .await;
     fake.let_go("step 0");
     soon(second).await.unwrap().unwrap();
 }
@@ -110,7 +114,10 @@ async fn a_failure_is_told_to_all_and_not_kept() {
     fake.until_begun("step 0").await;
     let g2 = graph.clone();
     let second = tokio::spawn(async move { two.realize(&g2).await });
-    while !matches!(soon(events.next()).await.unwrap().kind, solver::EventKind::Started { .. }) {}
+    while !matches!(
+        soon(events.next()).await.unwrap().kind,
+        solver::EventKind::Started { .. }
+    ) {}
     let failing = graph.vertices().nth(1).unwrap().digest();
     loop {
         let event = soon(events.next()).await.unwrap();
@@ -122,10 +129,16 @@ async fn a_failure_is_told_to_all_and_not_kept() {
 
     let (first, one) = soon(first).await.unwrap();
     for error in [first.unwrap_err(), soon(second).await.unwrap().unwrap_err()] {
-        assert_eq!((error.to_string().as_str(), error.vertex), ("step 0 failed", Some(failing)));
+        assert_eq!(
+            (error.to_string().as_str(), error.vertex),
+            ("step 0 failed", Some(failing))
+        );
         assert_eq!(error.class(), ErrorClass::User);
     }
-    assert_eq!(fake.with(|state| state.begun.clone()), ["docker-image://base", "step 0"]);
+    assert_eq!(
+        fake.with(|state| state.begun.clone()),
+        ["docker-image://base", "step 0"]
+    );
     soon(one.realize(&graph)).await.unwrap();
 }
 
@@ -171,5 +184,8 @@ async fn builds_that_pass_known_results_over_do_not_share() {
     let (first, second) =
         soon(async { tokio::join!(one.realize(&first), two.realize(&second)) }).await;
     assert_ne!(first.unwrap(), second.unwrap());
-    assert_eq!(fake.with(|state| state.begun.iter().filter(|one| *one == "fresh").count()), 2);
+    assert_eq!(
+        fake.with(|state| state.begun.iter().filter(|one| *one == "fresh").count()),
+        2
+    );
 }

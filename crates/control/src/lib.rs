@@ -1,0 +1,12 @@
+//! BuildKit's Control service in front of the engine.
+//!
+//! Owns the conversion between `moby.buildkit.v1` and the engine's types, in both directions, and
+//! nothing else. Start at [`Control`].
+
+mod history;
+mod request;
+mod service;
+mod status;
+mod usage;
+
+pub use service::{Control, Version};

@@ -1,0 +1,345 @@
+//! What the engine lends a frontend: [`frontend::Bridge`] for one build.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use frontend::{
+    Bridge, BuildResult, ErrorClass, FileRange, FileStat, Frontend as _, FrontendError,
+    ResolveImage, ResolveMode, ResolveSource, ResolvedImage, ResolvedSource, ResultRef,
+    SolveFrontend, SolveGraph, Warning,
+};
+use oci::{Digest, Platform};
+use tokio::sync::OnceCell;
+use worker_client::{Worker, WorkerError};
+
+use crate::capabilities;
+use crate::progress::{Event, Log, Step};
+use crate::request::Entitlements;
+use crate::sources::SourceMaps;
+
+/// How deep frontends may call frontends (`# syntax=` inside `# syntax=`).
+const MAX_DEPTH: usize = 8;
+
+/// What all frontends of one build share.
+pub(crate) struct Shared {
+    pub(crate) build_ref: String,
+    pub(crate) session: String,
+    pub(crate) job: solver::Job,
+    pub(crate) worker: Worker,
+    pub(crate) log: Arc<Log>,
+    pub(crate) entitlements: Entitlements,
+    pub(crate) sources: SourceMaps,
+    images: Mutex<HashMap<ImageQuery, Arc<OnceCell<worker_client::ResolvedImage>>>>,
+}
+
+/// What an image's resolution depends on.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct ImageQuery {
+    reference: String,
+    platform: Option<Platform>,
+    mode: &'static str,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        build_ref: String,
+        session: String,
+        job: solver::Job,
+        worker: Worker,
+        log: Arc<Log>,
+        entitlements: Entitlements,
+    ) -> Shared {
+        Shared {
+            build_ref,
+            session,
+            job,
+            worker,
+            log,
+            entitlements,
+            sources: SourceMaps::default(),
+            images: Mutex::default(),
+        }
+    }
+
+    /// Brings a graph's result into being and answers its id; `None` is the empty filesystem.
+    pub(crate) async fn realize(
+        &self,
+        result: &ResultRef,
+    ) -> Result<Option<Digest>, FrontendError> {
+        let Some(graph) = &result.graph else {
+            return Ok(None);
+        };
+        match self.job.realize(graph).await {
+            Ok(id) => Ok(id),
+            Err(error) => Err(self.sources.explain(error)),
+        }
+    }
+
+    /// Takes a graph into the build: checks what it asks for and remembers where it is written.
+    pub(crate) fn admit(&self, graph: &Arc<llb::Graph>) -> Result<(), FrontendError> {
+        self.entitlements
+            .check(graph)
+            .map_err(|error| FrontendError::invalid(error.message))?;
+        self.sources.remember(graph);
+        Ok(())
+    }
+
+    async fn resolve(
+        &self,
+        query: ImageQuery,
+        log_name: &str,
+    ) -> Result<worker_client::ResolvedImage, FrontendError> {
+        let cell = {
+            let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+            images.entry(query.clone()).or_default().clone()
+        };
+        let resolved = cell
+            .get_or_try_init(|| async {
+                let digest = Digest::of(format!("resolve {} {log_name}", query.reference));
+                let step = Step::begin(&self.log, digest, log_name);
+                let answer = self
+                    .worker
+                    .resolve_image(
+                        &self.build_ref,
+                        &query.reference,
+                        query.platform.as_ref(),
+                        query.mode,
+                        vec![self.session.clone()],
+                    )
+                    .await;
+                match answer {
+                    Ok(image) => {
+                        step.done();
+                        Ok(image)
+                    }
+                    Err(error) => {
+                        step.failed(&error.message);
+                        Err(step_error(error))
+                    }
+                }
+            })
+            .await?;
+        Ok(resolved.clone())
+    }
+}
+
+/// One frontend's view of the build.
+pub(crate) struct BuildBridge {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) options: BTreeMap<String, String>,
+    pub(crate) inputs: BTreeMap<String, Arc<llb::Graph>>,
+    pub(crate) depth: usize,
+}
+
+/// Runs the frontend `name` over a bridge of its own.
+pub(crate) async fn run_frontend(
+    name: &str,
+    bridge: BuildBridge,
+) -> Result<BuildResult, FrontendError> {
+    if bridge.depth > MAX_DEPTH {
+        return Err(FrontendError::invalid(format!(
+            "frontend {name} calls frontends more than {MAX_DEPTH} levels deep"
+        )));
+    }
+    let builtin = match name {
+        "dockerfile.v0" => true,
+        // A gateway whose source is the built-in frontend's name is the built-in frontend, unless
+        // the client offers a context of that name (BuildKit: `frontend/gateway/gateway.go`).
+        "gateway.v0" => match bridge.options.get("source").map(String::as_str) {
+            None | Some("") => {
+                return Err(FrontendError::invalid("no source specified for gateway"));
+            }
+            Some(source) => source == "dockerfile.v0",
+        },
+        other => {
+            return Err(FrontendError::invalid(format!("invalid frontend: {other}")));
+        }
+    };
+    if !builtin {
+        let source = bridge.options.get("source").cloned().unwrap_or_default();
+        return Err(FrontendError::Unsupported(format!(
+            "frontend image {source} cannot be run by this daemon; leave the syntax line out, or \
+             set the build argument BUILDKIT_SYNTAX=dockerfile.v0 to use the built-in frontend"
+        )));
+    }
+    dockerfile::Dockerfile::new().build(Arc::new(bridge)).await
+}
+
+#[async_trait]
+impl Bridge for BuildBridge {
+    fn options(&self) -> &BTreeMap<String, String> {
+        &self.options
+    }
+
+    async fn inputs(&self) -> Result<BTreeMap<String, Arc<llb::Graph>>, FrontendError> {
+        Ok(self.inputs.clone())
+    }
+
+    fn session_id(&self) -> &str {
+        &self.shared.session
+    }
+
+    fn worker_platforms(&self) -> &[Platform] {
+        &self.shared.worker.description().platforms
+    }
+
+    fn has_capability(&self, id: &str) -> bool {
+        capabilities::llb(id)
+    }
+
+    async fn solve(&self, request: SolveGraph) -> Result<ResultRef, FrontendError> {
+        self.shared.admit(&request.graph)?;
+        let result = ResultRef {
+            id: self.shared.job.name_of(&request.graph),
+            graph: Some(request.graph),
+        };
+        if request.evaluate {
+            self.shared.realize(&result).await?;
+        }
+        Ok(result)
+    }
+
+    async fn solve_frontend(&self, request: SolveFrontend) -> Result<BuildResult, FrontendError> {
+        let bridge = BuildBridge {
+            shared: self.shared.clone(),
+            options: request.options,
+            inputs: request.inputs,
+            depth: self.depth + 1,
+        };
+        Box::pin(run_frontend(&request.frontend, bridge)).await
+    }
+
+    async fn read_file(
+        &self,
+        result: &ResultRef,
+        path: &str,
+        range: Option<FileRange>,
+    ) -> Result<Bytes, FrontendError> {
+        let id = self.realize_for_reading(result, path).await?;
+        let range = range.unwrap_or(FileRange {
+            offset: 0,
+            length: 0,
+        });
+        self.shared
+            .worker
+            .read_file(&self.shared.build_ref, id, path, range.offset, range.length)
+            .await
+            .map_err(step_error)
+    }
+
+    async fn read_dir(
+        &self,
+        result: &ResultRef,
+        path: &str,
+        include: Option<&str>,
+    ) -> Result<Vec<FileStat>, FrontendError> {
+        let id = self.realize_for_reading(result, path).await?;
+        self.shared
+            .worker
+            .read_dir(&self.shared.build_ref, id, path, include.unwrap_or(""))
+            .await
+            .map_err(step_error)
+    }
+
+    async fn stat_file(&self, result: &ResultRef, path: &str) -> Result<FileStat, FrontendError> {
+        let id = self.realize_for_reading(result, path).await?;
+        self.shared
+            .worker
+            .stat_file(&self.shared.build_ref, id, path)
+            .await
+            .map_err(step_error)
+    }
+
+    async fn resolve_image(&self, request: ResolveImage) -> Result<ResolvedImage, FrontendError> {
+        if request.layout.is_some() {
+            return Err(FrontendError::Unsupported(format!(
+                "OCI layout {} cannot be read by this daemon; push the image to a registry",
+                request.reference
+            )));
+        }
+        let mode = match request.mode {
+            ResolveMode::Default => "default",
+            ResolveMode::ForcePull => "pull",
+            ResolveMode::PreferLocal => "local",
+        };
+        let query = ImageQuery {
+            reference: request.reference,
+            platform: request.platform,
+            mode,
+        };
+        let image = self.shared.resolve(query, &request.log_name).await?;
+        Ok(ResolvedImage {
+            digest: image.digest,
+            config: image.config,
+            reference: image.reference,
+        })
+    }
+
+    async fn resolve_source(
+        &self,
+        request: ResolveSource,
+    ) -> Result<ResolvedSource, FrontendError> {
+        if let Some(reference) = request.identifier.strip_prefix("docker-image://") {
+            let query = ImageQuery {
+                reference: reference.to_owned(),
+                platform: request.platform,
+                mode: "default",
+            };
+            let image = self.shared.resolve(query, &request.log_name).await?;
+            return Ok(ResolvedSource {
+                identifier: request.identifier,
+                attrs: request.attrs,
+                image_digest: Some(image.digest),
+                image_config: Some(image.config),
+                ..ResolvedSource::default()
+            });
+        }
+        Err(FrontendError::Unsupported(format!(
+            "source {} cannot be resolved before it is built",
+            request.identifier
+        )))
+    }
+
+    async fn warn(&self, warning: Warning) -> Result<(), FrontendError> {
+        self.shared.log.push(Event::Warning { warning });
+        Ok(())
+    }
+}
+
+impl BuildBridge {
+    async fn realize_for_reading(
+        &self,
+        result: &ResultRef,
+        path: &str,
+    ) -> Result<Digest, FrontendError> {
+        let id = self.shared.realize(result).await?;
+        id.ok_or_else(|| FrontendError::NotFound(format!("{path}: no such file or directory")))
+    }
+}
+
+/// A worker's refusal as the frontend sees it.
+pub(crate) fn step_error(error: WorkerError) -> FrontendError {
+    if error.is_not_found() {
+        return FrontendError::NotFound(error.message);
+    }
+    FrontendError::Step {
+        class: class(error.class),
+        message: error.message,
+        vertex: None,
+        exit_code: error.exit_code,
+        locations: Vec::new(),
+    }
+}
+
+/// The solver's word for who has to act, in the frontend's.
+pub(crate) fn class(class: solver::ErrorClass) -> ErrorClass {
+    match class {
+        solver::ErrorClass::User => ErrorClass::User,
+        solver::ErrorClass::Host => ErrorClass::Host,
+        solver::ErrorClass::Transient => ErrorClass::Transient,
+        solver::ErrorClass::Canceled => ErrorClass::Canceled,
+        solver::ErrorClass::Bug => ErrorClass::Bug,
+    }
+}

@@ -1,0 +1,314 @@
+//! From a request to its answer.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use frontend::{BuildResult, ResultRef};
+use futures::future::try_join_all;
+use oci::{Digest, Platform};
+use worker_client::{Export, ExportRef};
+
+use crate::bridge::{self, BuildBridge, Shared};
+use crate::progress::{Event, ItemState, Log, Step};
+use crate::request::{BuildRequest, ExporterSpec};
+use crate::{BuildError, Engine, steps};
+
+/// The config of a single result in the result's metadata, and the prefix of those of a map.
+const CONFIG_KEY: &str = "containerimage.config";
+
+pub(crate) async fn run(
+    engine: &Engine,
+    request: BuildRequest,
+) -> Result<BTreeMap<String, String>, BuildError> {
+    let entry = engine.inner.builds.begin(&request.build_ref)?;
+    let (job, events) = engine.inner.solver.job(solver::JobOptions {
+        id: request.build_ref.clone(),
+        sessions: Some(request.session.clone())
+            .filter(|s| !s.is_empty())
+            .into_iter()
+            .collect(),
+    });
+    let follower = steps::Follower::spawn(events, entry.log.clone());
+    let shared = Arc::new(Shared::new(
+        request.build_ref.clone(),
+        request.session.clone(),
+        job,
+        engine.inner.worker.clone(),
+        entry.log.clone(),
+        request.entitlements,
+    ));
+    let release = Release {
+        engine: engine.clone(),
+        job: request.build_ref.clone(),
+    };
+
+    let outcome = build(&shared, &request).await;
+    // The job ends before its progress does, so that what it told last is shown.
+    drop(shared);
+    follower.finish().await;
+    drop(entry);
+    drop(release);
+    outcome
+}
+
+/// Lets go of all that a job held when the build ends, however it ends.
+struct Release {
+    engine: Engine,
+    job: String,
+}
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        let worker = self.engine.inner.worker.clone();
+        let job = std::mem::take(&mut self.job);
+        // The answer does not wait for the disk: what is not yet durable is only made again.
+        tokio::spawn(async move {
+            if let Err(error) = worker.release_job(&job, true).await {
+                tracing::warn!(%job, %error, "failed to release a job");
+            }
+        });
+    }
+}
+
+async fn build(
+    shared: &Arc<Shared>,
+    request: &BuildRequest,
+) -> Result<BTreeMap<String, String>, BuildError> {
+    let result = evaluate_frontend(shared, request).await?;
+    let refs = try_join_all(result.all_refs().map(|(key, result_ref)| async move {
+        let id = shared.realize(result_ref).await?;
+        Ok::<_, BuildError>((key.to_owned(), id))
+    }))
+    .await?;
+
+    let mut response = BTreeMap::new();
+    let exports = request.exporters.iter().enumerate();
+    let answers = try_join_all(
+        exports.map(|(index, spec)| export(shared, request, &result, &refs, index, spec)),
+    );
+    for answer in answers.await? {
+        response.extend(answer);
+    }
+    for (key, value) in &result.metadata {
+        if key.starts_with("frontend.") || is_subrequest_answer(request, key) {
+            response.insert(key.clone(), String::from_utf8_lossy(value).into_owned());
+        }
+    }
+    Ok(response)
+}
+
+/// A subrequest's answer is all that its build gives.
+fn is_subrequest_answer(request: &BuildRequest, key: &str) -> bool {
+    request.attrs.contains_key("requestid") && (key.starts_with("result.") || key == "version")
+}
+
+async fn evaluate_frontend(
+    shared: &Arc<Shared>,
+    request: &BuildRequest,
+) -> Result<BuildResult, BuildError> {
+    if request.frontend.is_empty() {
+        let Some(graph) = &request.definition else {
+            return Ok(BuildResult::default());
+        };
+        shared.admit(graph)?;
+        let result = ResultRef {
+            id: shared.job.name_of(graph),
+            graph: Some(graph.clone()),
+        };
+        return Ok(BuildResult {
+            single: Some(result),
+            ..BuildResult::default()
+        });
+    }
+    let bridge = BuildBridge {
+        shared: shared.clone(),
+        options: request.attrs.clone(),
+        inputs: request.inputs.clone(),
+        depth: 0,
+    };
+    Ok(bridge::run_frontend(&request.frontend, bridge).await?)
+}
+
+async fn export(
+    shared: &Shared,
+    request: &BuildRequest,
+    result: &BuildResult,
+    refs: &[(String, Option<Digest>)],
+    index: usize,
+    spec: &ExporterSpec,
+) -> Result<BTreeMap<String, String>, BuildError> {
+    let platforms = platforms(result);
+    let default = shared.worker.description().platforms[0].clone();
+    let metadata = overridden(&result.metadata, &spec.attrs);
+    let refs = refs.iter().map(|(key, id)| ExportRef {
+        key: key.clone(),
+        id: *id,
+        platform: platforms
+            .get(key)
+            .cloned()
+            .unwrap_or_else(|| default.clone()),
+        config: config(&metadata, key),
+    });
+    let mut refs: Vec<ExportRef> = refs.collect();
+    if refs.is_empty() {
+        // A build without a result exports an empty filesystem, as BuildKit does.
+        refs.push(ExportRef {
+            key: String::new(),
+            id: None,
+            platform: default,
+            config: config(&metadata, ""),
+        });
+    }
+    let export = Export {
+        job: request.build_ref.clone(),
+        kind: spec.kind.name().to_owned(),
+        attrs: with_epoch(request, result, spec),
+        session: request.session.clone(),
+        target: index.to_string(),
+        refs,
+        multi_platform: result.single.is_none() && !result.refs.is_empty(),
+        metadata,
+    };
+    let vertex = Digest::of(format!("{}-export-{index}", request.session));
+    let step = Step::begin(&shared.log, vertex, spec.kind.vertex_name());
+    let log = shared.log.clone();
+    let answer = shared
+        .worker
+        .export(export, move |news| show(&log, vertex, news))
+        .await;
+    match answer {
+        Ok(response) => {
+            step.done();
+            Ok(response)
+        }
+        Err(error) => {
+            step.failed(&error.message);
+            let mut error = BuildError::from(bridge::step_error(error));
+            error.vertex = Some(vertex);
+            Err(error)
+        }
+    }
+}
+
+/// Metadata that a client gives with the exporter wins over that of the result.
+fn overridden(
+    metadata: &BTreeMap<String, Bytes>,
+    attrs: &BTreeMap<String, String>,
+) -> BTreeMap<String, Bytes> {
+    let mut all = metadata.clone();
+    for (key, value) in attrs {
+        if key == CONFIG_KEY || key.starts_with("containerimage.config/") || key == "image.name" {
+            all.insert(key.clone(), Bytes::from(value.clone()));
+        }
+    }
+    all
+}
+
+fn config(metadata: &BTreeMap<String, Bytes>, key: &str) -> Option<Bytes> {
+    let name = if key.is_empty() {
+        CONFIG_KEY.to_owned()
+    } else {
+        format!("{CONFIG_KEY}/{key}")
+    };
+    metadata
+        .get(&name)
+        .or_else(|| metadata.get(CONFIG_KEY))
+        .cloned()
+}
+
+/// The build argument `SOURCE_DATE_EPOCH` reaches exporters that were not told another time, and
+/// so does a time that the frontend found in a source.
+fn with_epoch(
+    request: &BuildRequest,
+    result: &BuildResult,
+    spec: &ExporterSpec,
+) -> BTreeMap<String, String> {
+    const ATTR: &str = "source-date-epoch";
+    let mut attrs = spec.attrs.clone();
+    let argument = request
+        .attrs
+        .get("build-arg:SOURCE_DATE_EPOCH")
+        .filter(|value| value.parse::<i64>().is_ok())
+        .cloned();
+    let found = result
+        .metadata
+        .get("source.date.epoch")
+        .map(|value| String::from_utf8_lossy(value).into_owned());
+    if let Some(epoch) = argument.or(found) {
+        attrs.entry(ATTR.to_owned()).or_insert(epoch);
+    }
+    attrs
+}
+
+/// The platforms of a result, from the metadata that frontends give with it.
+fn platforms(result: &BuildResult) -> BTreeMap<String, Platform> {
+    #[derive(serde::Deserialize)]
+    struct Platforms {
+        #[serde(rename = "Platforms", default)]
+        platforms: Vec<Entry>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Entry {
+        #[serde(rename = "ID")]
+        id: String,
+        #[serde(rename = "Platform")]
+        platform: Platform,
+    }
+    let Some(json) = result.metadata.get("refs.platforms") else {
+        return BTreeMap::new();
+    };
+    let Ok(list) = serde_json::from_slice::<Platforms>(json) else {
+        return BTreeMap::new();
+    };
+    let mut all: BTreeMap<String, Platform> = list
+        .platforms
+        .iter()
+        .map(|e| (e.id.clone(), e.platform.clone()))
+        .collect();
+    if let ([only], true) = (list.platforms.as_slice(), result.single.is_some()) {
+        all.insert(String::new(), only.platform.clone());
+    }
+    all
+}
+
+/// Shows what an export tells of itself on its vertex.
+fn show(log: &Log, vertex: Digest, news: worker_client::OpNews) {
+    match news {
+        worker_client::OpNews::Item(item) => log.push(Event::Item(ItemState {
+            id: item.id,
+            vertex,
+            name: item.name,
+            current: item.current,
+            total: item.total,
+            timestamp: std::time::SystemTime::now(),
+            started: item.started,
+            completed: item.completed,
+        })),
+        worker_client::OpNews::Output { stream, data, time } => {
+            log.push(Event::Output {
+                vertex,
+                stream,
+                data,
+                time,
+            });
+        }
+        worker_client::OpNews::Warning {
+            level,
+            short,
+            detail,
+            url,
+        } => {
+            log.push(Event::Warning {
+                warning: frontend::Warning {
+                    vertex,
+                    level,
+                    short,
+                    detail,
+                    url,
+                    location: None,
+                },
+            });
+        }
+    }
+}

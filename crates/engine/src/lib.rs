@@ -1,0 +1,107 @@
+//! The life of one build: entitlements, frontend, solve, export.
+//!
+//! Owns what happens between a client's request and its answer, and the progress that is shown
+//! meanwhile. Knows digests and ids, never bytes; knows nothing of the wire. Start at
+//! [`Engine::solve`].
+
+mod error;
+mod request;
+
+mod bridge;
+mod build;
+mod builds;
+pub mod capabilities;
+pub mod progress;
+mod sources;
+mod steps;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use worker_client::Worker;
+
+pub use error::{BuildError, Refusal};
+pub use request::{AllowedEntitlements, BuildRequest, Entitlements, ExporterKind, ExporterSpec};
+
+use builds::Builds;
+
+/// The engine: runs builds on a worker.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    worker: Worker,
+    solver: solver::Solver,
+    builds: Arc<Builds>,
+    options: Options,
+}
+
+/// How an engine behaves.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What builds may be granted.
+    pub allowed: AllowedEntitlements,
+    /// How many steps may run containers at once; `None` is as many as there are processors, at
+    /// least four.
+    pub max_parallelism: Option<usize>,
+}
+
+impl Engine {
+    /// An engine that builds on `worker` and looks keys up in `index`.
+    pub fn new(worker: Worker, index: Arc<dyn solver::KeyIndex>, options: Options) -> Engine {
+        let port = Arc::new(worker_client::JobPort::new(worker.clone()));
+        let parallel = options.max_parallelism.unwrap_or_else(default_parallelism);
+        let solver = solver::Solver::new(port, index, steps::solver_options(parallel));
+        Engine {
+            inner: Arc::new(Inner {
+                worker,
+                solver,
+                builds: Arc::default(),
+                options,
+            }),
+        }
+    }
+
+    /// Runs one build to its end and answers what the exporters and the frontend said.
+    ///
+    /// Dropping the future cancels the build: steps that no other build waits for are stopped.
+    ///
+    /// # Errors
+    /// The build's error, with the lines that it is about.
+    pub async fn solve(
+        &self,
+        request: BuildRequest,
+    ) -> Result<BTreeMap<String, String>, BuildError> {
+        build::run(self, request).await
+    }
+
+    /// The progress of the build `name`, from its beginning.
+    ///
+    /// # Errors
+    /// When there is no such build, after a few seconds of waiting for it.
+    pub async fn watch(&self, name: &str) -> Result<progress::Watcher, BuildError> {
+        Ok(self.inner.builds.log(name).await?.watch())
+    }
+
+    /// How many builds run.
+    pub fn running(&self) -> usize {
+        self.inner.builds.running()
+    }
+
+    /// What the operator allows builds to ask for.
+    pub fn allowed(&self) -> AllowedEntitlements {
+        self.inner.options.allowed
+    }
+
+    /// The worker that builds run on.
+    pub fn worker(&self) -> &Worker {
+        &self.inner.worker
+    }
+}
+
+/// Steps mostly wait for disk and network, so a small machine runs more than it has processors.
+fn default_parallelism() -> usize {
+    std::thread::available_parallelism().map_or(4, |n| n.get().max(4))
+}

@@ -1,0 +1,70 @@
+//! Where the vertices of a build are written: for errors that name the Dockerfile's lines.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use frontend::{FrontendError, SourceLocation};
+use oci::Digest;
+
+use crate::bridge::class;
+
+/// The source maps of all graphs of a build.
+#[derive(Default)]
+pub(crate) struct SourceMaps {
+    graphs: Mutex<HashMap<Digest, Arc<llb::Graph>>>,
+}
+
+impl SourceMaps {
+    /// Remembers where the vertices of `graph` are written.
+    pub(crate) fn remember(&self, graph: &Arc<llb::Graph>) {
+        let mut graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
+        for vertex in graph.vertices() {
+            graphs
+                .entry(vertex.digest())
+                .or_insert_with(|| graph.clone());
+        }
+    }
+
+    /// The places where a vertex is written.
+    pub(crate) fn locations(&self, vertex: &Digest) -> Vec<SourceLocation> {
+        let graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(graph) = graphs.get(vertex) else {
+            return Vec::new();
+        };
+        graph
+            .locations(vertex)
+            .iter()
+            .filter_map(|location| {
+                let index = usize::try_from(location.source_index).ok()?;
+                let info = graph.source_infos().get(index)?;
+                Some(SourceLocation {
+                    filename: info.filename.clone(),
+                    language: info.language.clone(),
+                    data: Arc::from(info.data.as_slice()),
+                    ranges: location
+                        .ranges
+                        .iter()
+                        .map(|r| {
+                            (
+                                (r.start.line, r.start.character),
+                                (r.end.line, r.end.character),
+                            )
+                        })
+                        .collect(),
+                })
+            })
+            .collect()
+    }
+
+    /// A failed step, with the lines that it is written in.
+    pub(crate) fn explain(&self, error: solver::SolveError) -> FrontendError {
+        let locations = error.vertex.map(|v| self.locations(&v)).unwrap_or_default();
+        FrontendError::Step {
+            message: error.error.to_string(),
+            class: class(error.error.class()),
+            vertex: error.vertex,
+            exit_code: error.error.exit_code,
+            locations,
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! A worker, seen from the engine: the solver's `Worker` port and the other calls of
+//! `worker.proto`, in checked types.
+//!
+//! Owns the connection to a worker, the tunnel through which the worker reaches clients' sessions,
+//! and the conversion of wire messages. Knows nothing of what an op does. Start at [`Worker`].
+
+mod convert;
+mod error;
+mod port;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use oci::{Digest, Platform};
+use proto::worker as wire;
+use tonic::transport::Channel;
+use wire::worker_client::WorkerClient;
+
+pub use convert::{Item, OpNews};
+pub use error::WorkerError;
+pub use port::{JobPort, SharedKeys};
+
+/// The most that one message of a worker may hold: BuildKit's limit.
+const MAX_MESSAGE: usize = 16 << 20;
+
+/// A worker at the other end of a channel.
+#[derive(Clone)]
+pub struct Worker {
+    client: WorkerClient<Channel>,
+    describe: Arc<Description>,
+}
+
+/// What a worker is.
+#[derive(Clone, Debug)]
+pub struct Description {
+    /// Its lasting name.
+    pub id: String,
+    /// What it says of itself.
+    pub labels: BTreeMap<String, String>,
+    /// What it can run, its own platform first; never empty.
+    pub platforms: Vec<Platform>,
+    /// Its garbage collection policies.
+    pub gc_policies: Vec<GcPolicy>,
+}
+
+/// When a worker throws away what is not in use; sizes in bytes.
+#[derive(Clone, Debug, Default)]
+pub struct GcPolicy {
+    /// Also what is internal.
+    pub all: bool,
+    /// What was used in this time stays.
+    pub keep_duration: Duration,
+    /// This much stays always.
+    pub reserved_space: i64,
+    /// Which records it is for.
+    pub filters: Vec<String>,
+    /// No more than this stays.
+    pub max_used_space: i64,
+    /// So much of the disk is to be free.
+    pub min_free_space: i64,
+}
+
+/// One platform's part of what is exported.
+#[derive(Clone, Debug)]
+pub struct ExportRef {
+    /// The platform's id in the result, empty for a single one.
+    pub key: String,
+    /// The ref, `None` for an empty filesystem.
+    pub id: Option<Digest>,
+    /// The platform.
+    pub platform: Platform,
+    /// The image config, when the frontend made one.
+    pub config: Option<Bytes>,
+}
+
+/// What is to be carried out, and where to.
+#[derive(Clone, Debug)]
+pub struct Export {
+    /// The build.
+    pub job: String,
+    /// `image`, `oci`, `docker`, `tar` or `local`.
+    pub kind: String,
+    /// The exporter's attributes.
+    pub attrs: BTreeMap<String, String>,
+    /// The session that receives the output or answers for credentials.
+    pub session: String,
+    /// The exporter's index in the build.
+    pub target: String,
+    /// What.
+    pub refs: Vec<ExportRef>,
+    /// Whether the result is a map by platform.
+    pub multi_platform: bool,
+    /// Told to the client beside the output.
+    pub metadata: BTreeMap<String, Bytes>,
+}
+
+/// What a reference stands for.
+#[derive(Clone, Debug)]
+pub struct ResolvedImage {
+    /// The digest of the index or manifest.
+    pub digest: Digest,
+    /// The platform's config.
+    pub config: Bytes,
+    /// The full reference.
+    pub reference: String,
+}
+
+impl Worker {
+    /// Asks the worker at `channel` who it is, and serves `sessions` to it: a service that carries
+    /// its calls to the sessions of clients.
+    ///
+    /// # Errors
+    /// When the worker does not answer.
+    pub async fn connect(
+        channel: Channel,
+        sessions: session::Proxy,
+    ) -> Result<Worker, WorkerError> {
+        let mut client = WorkerClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
+        let answer = client
+            .describe(wire::DescribeRequest {})
+            .await?
+            .into_inner();
+        let describe = Arc::new(convert::description(answer)?);
+        convert::serve_sessions(&mut client, sessions).await?;
+        Ok(Worker { client, describe })
+    }
+
+    /// What the worker said of itself.
+    pub fn description(&self) -> &Description {
+        &self.describe
+    }
+
+    /// Resolves an image reference.
+    ///
+    /// # Errors
+    /// Names the reference, the registry and the cause.
+    pub async fn resolve_image(
+        &self,
+        job: &str,
+        reference: &str,
+        platform: Option<&Platform>,
+        mode: &str,
+        sessions: Vec<String>,
+    ) -> Result<ResolvedImage, WorkerError> {
+        let request = wire::ResolveImageRequest {
+            job: job.to_owned(),
+            reference: reference.to_owned(),
+            platform: platform.map(convert::platform_to_wire),
+            resolve_mode: mode.to_owned(),
+            sessions,
+            no_config: false,
+        };
+        let answer = self
+            .client
+            .clone()
+            .resolve_image(request)
+            .await?
+            .into_inner();
+        Ok(ResolvedImage {
+            digest: convert::digest(&answer.digest)?,
+            config: answer.config,
+            reference: answer.reference,
+        })
+    }
+
+    /// Reads a file of a ref; `length` 0 reads to the end.
+    ///
+    /// # Errors
+    /// [`WorkerError::is_not_found`] when there is no such file.
+    pub async fn read_file(
+        &self,
+        job: &str,
+        id: Digest,
+        path: &str,
+        offset: u64,
+        length: u64,
+    ) -> Result<Bytes, WorkerError> {
+        let request = wire::ReadFileRequest {
+            job: job.to_owned(),
+            id: id.to_string(),
+            path: path.to_owned(),
+            offset: i64::try_from(offset).unwrap_or(i64::MAX),
+            length: i64::try_from(length).unwrap_or(i64::MAX),
+        };
+        Ok(self
+            .client
+            .clone()
+            .read_file(request)
+            .await?
+            .into_inner()
+            .data)
+    }
+
+    /// Lists a directory of a ref.
+    ///
+    /// # Errors
+    /// [`WorkerError::is_not_found`] when there is no such directory.
+    pub async fn read_dir(
+        &self,
+        job: &str,
+        id: Digest,
+        path: &str,
+        include: &str,
+    ) -> Result<Vec<frontend::FileStat>, WorkerError> {
+        let request = wire::ReadDirRequest {
+            job: job.to_owned(),
+            id: id.to_string(),
+            path: path.to_owned(),
+            include_pattern: include.to_owned(),
+        };
+        let answer = self.client.clone().read_dir(request).await?.into_inner();
+        Ok(answer.entries.into_iter().map(convert::file_stat).collect())
+    }
+
+    /// Metadata of one file of a ref.
+    ///
+    /// # Errors
+    /// [`WorkerError::is_not_found`] when there is no such file.
+    pub async fn stat_file(
+        &self,
+        job: &str,
+        id: Digest,
+        path: &str,
+    ) -> Result<frontend::FileStat, WorkerError> {
+        let request = wire::StatFileRequest {
+            job: job.to_owned(),
+            id: id.to_string(),
+            path: path.to_owned(),
+        };
+        let answer = self.client.clone().stat_file(request).await?.into_inner();
+        answer
+            .stat
+            .map(convert::file_stat)
+            .ok_or_else(|| WorkerError::protocol("StatFile answered without a stat"))
+    }
+
+    /// Carries refs out and tells `news` how it goes. Dropping the future cancels the export.
+    ///
+    /// # Errors
+    /// What stopped the export.
+    pub async fn export(
+        &self,
+        export: Export,
+        news: impl FnMut(OpNews) + Send,
+    ) -> Result<BTreeMap<String, String>, WorkerError> {
+        let request = convert::export_to_wire(export);
+        let stream = self.client.clone().export(request).await?.into_inner();
+        Ok(convert::follow(stream, news).await?.response)
+    }
+
+    /// Ends a job: what it touched is no longer kept for it. With `flush` the call answers when all
+    /// that it made is durable.
+    ///
+    /// # Errors
+    /// When the worker cannot be reached or cannot write its records.
+    pub async fn release_job(&self, job: &str, flush: bool) -> Result<(), WorkerError> {
+        let request = wire::ReleaseJobRequest {
+            job: job.to_owned(),
+            flush,
+        };
+        self.client.clone().release_job(request).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,243 @@
+//! A caller at the streams of a container, or of a further process in it.
+
+use std::sync::Arc;
+
+use executor::{Output, ProcessRequest, Stdio};
+use proto::worker as wire;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+use wire::attach_request::Request as In;
+use wire::attach_response::Response as Out;
+
+use super::log::MAX_FRAME;
+use super::{Entry, run, signal_number};
+use crate::failure::Failure;
+use crate::state::Shared;
+
+/// How many pieces of output may wait for a slow caller.
+const QUEUE: usize = 64;
+
+type Sender = mpsc::Sender<Result<wire::AttachResponse, Status>>;
+
+/// Attaches to a container; the first request says to which.
+pub(crate) async fn attach(
+    shared: &Arc<Shared>,
+    mut requests: Streaming<wire::AttachRequest>,
+) -> Result<ReceiverStream<Result<wire::AttachResponse, Status>>, Status> {
+    let first = requests
+        .message()
+        .await?
+        .and_then(|message| message.request);
+    let Some(In::Start(start)) = first else {
+        return Err(Status::invalid_argument(
+            "the first request must name a container",
+        ));
+    };
+    let entry = shared.containers.find(&start.container)?;
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let size = start.size.map(size);
+    match start.exec {
+        Some(spec) => exec(&entry, spec, size, requests, sender).await?,
+        None => {
+            let reader = entry.log.read(true).map_err(Failure::host)?;
+            if start.start_container {
+                let started = run::start(shared, &entry, size).await?;
+                say(&sender, Out::Started(started)).await;
+            } else {
+                say(
+                    &sender,
+                    Out::Started(wire::StartContainerResponse::default()),
+                )
+                .await;
+            }
+            tokio::spawn(follow(entry.clone(), reader, sender));
+            tokio::spawn(feed_container(entry, requests));
+        }
+    }
+    Ok(ReceiverStream::new(receiver))
+}
+
+fn size(size: wire::TerminalSize) -> (u16, u16) {
+    let clamp = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
+    (clamp(size.rows), clamp(size.cols))
+}
+
+async fn say(sender: &Sender, response: Out) -> bool {
+    sender
+        .send(Ok(wire::AttachResponse {
+            response: Some(response),
+        }))
+        .await
+        .is_ok()
+}
+
+fn output(stream: i64, data: bytes::Bytes) -> Out {
+    if stream == 2 {
+        Out::Stderr(data)
+    } else {
+        Out::Stdout(data)
+    }
+}
+
+/// Passes on what a container prints, and then how it ended.
+async fn follow(entry: Arc<Entry>, mut reader: super::log::Reader, sender: Sender) {
+    loop {
+        let next = tokio::select! {
+            next = reader.next() => next,
+            () = sender.closed() => return,
+        };
+        match next {
+            Ok(Some(frame)) => {
+                if !say(&sender, output(frame.stream, frame.data)).await {
+                    return;
+                }
+            }
+            Ok(None) => break,
+            Err(error) => {
+                let _ = sender.send(Err(Failure::host(error).into())).await;
+                return;
+            }
+        }
+    }
+    let exit = entry.wait().await;
+    say(&sender, Out::Exit(exit)).await;
+}
+
+/// Passes on what the caller types, and its signals, to a container's first process.
+async fn feed_container(entry: Arc<Entry>, mut requests: Streaming<wire::AttachRequest>) {
+    while let Ok(Some(message)) = requests.message().await {
+        match message.request {
+            Some(In::Stdin(data)) => {
+                let mut stdin = entry.stdin.lock().await;
+                if let Some(input) = stdin.as_mut()
+                    && input.write_all(&data).await.is_err()
+                {
+                    *stdin = None;
+                }
+            }
+            Some(In::StdinEof(true)) => *entry.stdin.lock().await = None,
+            Some(In::Resize(to)) => {
+                let (rows, cols) = size(to);
+                if let Some(container) = entry.live() {
+                    let _ = container.resize(rows, cols);
+                }
+            }
+            Some(In::Signal(name)) => {
+                if let Ok(signal) = signal_number(&name) {
+                    // One that has just ended takes no signal any more.
+                    let _ = entry.signal(signal);
+                }
+            }
+            Some(In::StdinEof(false) | In::Start(_)) | None => {}
+        }
+    }
+}
+
+async fn exec(
+    entry: &Arc<Entry>,
+    spec: wire::ExecSpec,
+    size: Option<(u16, u16)>,
+    requests: Streaming<wire::AttachRequest>,
+    sender: Sender,
+) -> Result<(), Failure> {
+    let name = entry.record().name.clone();
+    let container = entry
+        .live()
+        .ok_or_else(|| Failure::user(format!("container `{name}` is not running")))?;
+    if spec.args.is_empty() {
+        return Err(Failure::user("no command to run in the container is given"));
+    }
+    let (rows, cols) = size.unwrap_or((24, 80));
+    let stdio = if spec.tty {
+        Stdio::Tty { rows, cols }
+    } else {
+        Stdio::Pipes {
+            stdin: spec.open_stdin,
+        }
+    };
+    let request = ProcessRequest {
+        args: spec.args,
+        env: spec.env,
+        user: spec.user,
+        cwd: spec.cwd,
+        stdio,
+    };
+    let process = container.exec(request).await.map_err(run::create_failure)?;
+    say(
+        &sender,
+        Out::Started(wire::StartContainerResponse::default()),
+    )
+    .await;
+    tokio::spawn(serve_process(process, requests, sender));
+    Ok(())
+}
+
+/// Carries the streams of a further process until it has ended or the caller is gone; then it is
+/// killed with its handle.
+async fn serve_process(
+    mut process: executor::Process,
+    mut requests: Streaming<wire::AttachRequest>,
+    sender: Sender,
+) {
+    let mut stdin = process.stdin.take();
+    let out = pump(process.stdout.take(), 1, sender.clone());
+    let err = pump(process.stderr.take(), 2, sender.clone());
+    let feed = async {
+        while let Ok(Some(message)) = requests.message().await {
+            match message.request {
+                Some(In::Stdin(data)) => {
+                    if let Some(input) = stdin.as_mut()
+                        && input.write_all(&data).await.is_err()
+                    {
+                        stdin = None;
+                    }
+                }
+                Some(In::StdinEof(true)) => stdin = None,
+                Some(In::Resize(to)) => {
+                    let (rows, cols) = size(to);
+                    let _ = process.resize(rows, cols);
+                }
+                Some(In::Signal(name)) => {
+                    if let Ok(signal) = signal_number(&name) {
+                        let _ = process.signal(signal);
+                    }
+                }
+                Some(In::StdinEof(false) | In::Start(_)) | None => {}
+            }
+        }
+        // A caller that has no more to say may still listen.
+        std::future::pending::<()>().await;
+    };
+    let ended = async {
+        let (exit, (), ()) = tokio::join!(process.wait(), out, err);
+        exit
+    };
+    let exit = tokio::select! {
+        exit = ended => exit,
+        () = feed => return,
+        () = sender.closed() => return,
+    };
+    let response = match exit {
+        Ok(exit) => Ok(wire::AttachResponse {
+            response: Some(Out::Exit(wire::ExitStatus {
+                code: exit.code,
+                oom_killed: exit.oom,
+            })),
+        }),
+        Err(error) => Err(Failure::host(error).into()),
+    };
+    let _ = sender.send(response).await;
+}
+
+async fn pump(from: Option<Output>, stream: i64, sender: Sender) {
+    let Some(mut from) = from else { return };
+    let mut buffer = vec![0; MAX_FRAME];
+    while let Ok(length) = from.read(&mut buffer).await {
+        let data = bytes::Bytes::copy_from_slice(&buffer[..length]);
+        if length == 0 || !say(&sender, output(stream, data)).await {
+            return;
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Digests of content that is selected from refs.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use fstree::checksum::{ChecksumError, Selector, Tree};
+use oci::Digest;
+use sys::root::RootDir;
+
+use crate::failure::{Failure, blocking, chain};
+use crate::state::Shared;
+
+/// How many refs' digests are remembered. A build looks at few: its context and some stages.
+const KEPT: usize = 64;
+
+/// What is known of the content of refs, the one used last at the back.
+#[derive(Default)]
+pub(crate) struct Digests {
+    trees: Mutex<VecDeque<(Digest, Arc<Tree>)>>,
+}
+
+impl Digests {
+    /// What is known of `id`, at first nothing.
+    fn tree(&self, id: Digest) -> Arc<Tree> {
+        let mut trees = self.trees.lock().unwrap_or_else(PoisonError::into_inner);
+        let tree = match trees.iter().position(|(known, _)| *known == id) {
+            Some(at) => trees.remove(at).map(|(_, tree)| tree).unwrap_or_default(),
+            None => Arc::default(),
+        };
+        trees.push_back((id, tree.clone()));
+        if trees.len() > KEPT {
+            trees.pop_front();
+        }
+        tree
+    }
+
+    /// What is known of a client's directory, by the name under which it is kept. It is only good
+    /// after a [`Tree::refresh`].
+    pub(crate) fn local(&self, key: &str) -> Arc<Tree> {
+        self.tree(Digest::of(format!("local {key}")))
+    }
+}
+
+/// The digest of what `selectors` select in the ref `id`.
+pub(crate) async fn digest(
+    shared: &Shared,
+    job: &str,
+    id: Digest,
+    selectors: Vec<Selector>,
+) -> Result<Digest, Failure> {
+    let reference = shared.find(job, id)?;
+    let stack = shared
+        .stack(&reference, &shared.job_sessions(job), None)
+        .await?;
+    let tree = shared.digests.tree(id);
+    let snapshots = shared.refs.snapshots().clone();
+    blocking(move || {
+        let view = snapshots.view(&stack).map_err(Failure::host)?;
+        let root = RootDir::from_fd(view.into_fd());
+        tree.select_all(&root, &selectors)
+            .map_err(|error| match &error {
+                ChecksumError::NotFound(_) => Failure::not_found(chain(&error)),
+                _ => Failure::host(error),
+            })
+    })
+    .await
+    .map_err(|failure| failure.context(format!("failed to calculate checksum of ref {}", name(id))))
+}
+
+/// A ref's name in messages, as long as BuildKit's.
+fn name(id: Digest) -> String {
+    id.hex()[..25].to_owned()
+}

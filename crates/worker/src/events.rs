@@ -1,0 +1,125 @@
+//! What a long call tells its caller while it runs.
+
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use proto::worker as wire;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use crate::failure::Failure;
+
+/// How many events may wait for a slow caller before the op that makes them waits too.
+const QUEUE: usize = 256;
+
+/// The stream that a long call answers.
+pub(crate) type EventStream = ReceiverStream<Result<wire::OpEvent, Status>>;
+
+/// Sends events to the caller; clones share the stream. A caller that is gone is not an error here:
+/// the call's task is ended by [`run`].
+#[derive(Clone)]
+pub(crate) struct Events(mpsc::Sender<Result<wire::OpEvent, Status>>);
+
+impl Events {
+    async fn send(&self, event: wire::op_event::Event) {
+        // The receiver is gone only when the call has ended, and then nobody listens.
+        let _ = self.0.send(Ok(wire::OpEvent { event: Some(event) })).await;
+    }
+
+    /// Passes on what a step printed; 1 is stdout, 2 stderr.
+    pub(crate) async fn output(&self, stream: i64, data: Bytes) {
+        let time = Some(SystemTime::now().into());
+        self.send(wire::op_event::Event::Log(wire::Log { stream, data, time }))
+            .await;
+    }
+
+    /// Tells of an item; for blocking threads as well as async code, so it may drop an update when
+    /// the queue is full. Ends are never dropped: see [`Events::item_done`].
+    pub(crate) fn item(&self, progress: wire::Progress) {
+        let event = wire::op_event::Event::Progress(progress);
+        let _ = self.0.try_send(Ok(wire::OpEvent { event: Some(event) }));
+    }
+
+    /// Tells that an item began or ended.
+    pub(crate) async fn item_edge(&self, progress: wire::Progress) {
+        self.send(wire::op_event::Event::Progress(progress)).await;
+    }
+
+    /// A warning on the op's vertex.
+    pub(crate) async fn warning(&self, short: String, detail: Vec<String>) {
+        let warning = wire::Warning {
+            level: 1,
+            short,
+            detail,
+            url: String::new(),
+        };
+        self.send(wire::op_event::Event::Warning(warning)).await;
+    }
+}
+
+/// Runs `op` in a task of its own and answers the stream of its events, which ends with its
+/// outcome. When the caller drops the stream the op's future is dropped: it is cancelled.
+pub(crate) fn run<F, Fut>(op: F) -> EventStream
+where
+    F: FnOnce(Events) -> Fut,
+    Fut: Future<Output = Result<wire::Done, Failure>> + Send + 'static,
+{
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let future = op(Events(sender.clone()));
+    tokio::spawn(async move {
+        let outcome = tokio::select! {
+            outcome = future => outcome,
+            () = sender.closed() => return,
+        };
+        let last = match outcome {
+            Ok(done) => Ok(wire::OpEvent {
+                event: Some(wire::op_event::Event::Done(done)),
+            }),
+            Err(failure) => Err(failure.into()),
+        };
+        let _ = sender.send(last).await;
+    });
+    ReceiverStream::new(receiver)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio_stream::StreamExt;
+
+    #[tokio::test]
+    async fn a_caller_that_leaves_cancels_the_op() {
+        struct Told(Option<tokio::sync::oneshot::Sender<()>>);
+        impl Drop for Told {
+            fn drop(&mut self) {
+                let _ = self.0.take().map(|sender| sender.send(()));
+            }
+        }
+        let (sender, dropped) = tokio::sync::oneshot::channel();
+        let told = Told(Some(sender));
+        let stream = run(move |_| async move {
+            let _told = told;
+            std::future::pending().await
+        });
+        drop(stream);
+        dropped.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_outcome_is_the_last_event() {
+        let mut stream = run(|events| async move {
+            events.output(1, "hello".into()).await;
+            Ok(wire::Done::default())
+        });
+        assert!(matches!(
+            stream.next().await.unwrap().unwrap().event,
+            Some(wire::op_event::Event::Log(_))
+        ));
+        assert!(matches!(
+            stream.next().await.unwrap().unwrap().event,
+            Some(wire::op_event::Event::Done(_))
+        ));
+        assert!(stream.next().await.is_none());
+    }
+}

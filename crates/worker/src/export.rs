@@ -1,0 +1,346 @@
+//! Carrying refs out: to the client, to a registry, into the image store.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use exporter::{Caller, ImageOptions, Kind, Source, SourceRef, TreeOptions};
+use filesync::SendOptions;
+use proto::worker as wire;
+use session::{DirTarget, SessionCalls};
+use sys::mount::MountFd;
+use sys::root::RootDir;
+use tokio::io::AsyncReadExt as _;
+
+use crate::credentials::SessionCredentials;
+use crate::events::Events;
+use crate::failure::{Failure, blocking, chain};
+use crate::images;
+use crate::sessions::Sessions;
+use crate::state::{Shared, id};
+
+/// Bytes of an archive that are on the way to the client.
+const PIPE: usize = 1 << 20;
+
+/// Exports what the request says and answers what the client is told.
+pub(crate) async fn run(
+    shared: &Arc<Shared>,
+    request: wire::ExportRequest,
+    events: Events,
+) -> Result<wire::Done, Failure> {
+    let sessions = Some(request.session.clone()).filter(|s| !s.is_empty());
+    let sessions = shared.tunnel.sessions(sessions.into_iter().collect());
+    let source = source(shared, &request)?;
+    let response = match request.kind.as_str() {
+        "image" => image(shared, &request, &source, &sessions, &events).await?,
+        "oci" => archive(shared, Kind::Oci, &request, &source, &sessions, &events).await?,
+        "docker" => archive(shared, Kind::Docker, &request, &source, &sessions, &events).await?,
+        "tar" | "local" => {
+            tree(shared, &request, &source, &sessions, &events).await?;
+            BTreeMap::new()
+        }
+        other => {
+            return Err(Failure::user(format!(
+                "exporter \"{other}\" could not be found"
+            )));
+        }
+    };
+    Ok(wire::Done {
+        response,
+        ..wire::Done::default()
+    })
+}
+
+fn source(shared: &Shared, request: &wire::ExportRequest) -> Result<Source, Failure> {
+    let refs = request.refs.iter().map(|part| {
+        let filesystem = match part.id.as_str() {
+            "" => None,
+            text => Some(shared.find(&request.job, id(text)?)?),
+        };
+        Ok(SourceRef {
+            key: part.key.clone(),
+            filesystem,
+            platform: part
+                .platform
+                .clone()
+                .map(crate::convert::platform)
+                .unwrap_or_default(),
+            config: part.config.to_vec(),
+            attestations: Vec::new(),
+        })
+    });
+    Ok(Source {
+        refs: refs.collect::<Result<_, Failure>>()?,
+        multi_platform: request.multi_platform,
+        metadata: request
+            .metadata
+            .iter()
+            .map(|(k, v)| (k.clone(), v.to_vec()))
+            .collect(),
+    })
+}
+
+fn caller(
+    shared: &Shared,
+    request: &wire::ExportRequest,
+    sessions: &Sessions,
+    events: &Events,
+) -> Caller {
+    let credentials = Arc::new(SessionCredentials::new(sessions.clone()));
+    Caller {
+        providers: Arc::new(images::sources(shared, credentials.clone())),
+        credentials,
+        progress: images::progress(events),
+        lease: shared.refs.lease(&request.job),
+    }
+}
+
+fn failure(error: exporter::ExportError) -> Failure {
+    Failure::user(chain(&error))
+}
+
+async fn image(
+    shared: &Arc<Shared>,
+    request: &wire::ExportRequest,
+    source: &Source,
+    sessions: &Sessions,
+    events: &Events,
+) -> Result<BTreeMap<String, String>, Failure> {
+    let options = ImageOptions::parse(Kind::Image, &request.attrs)
+        .map_err(|error| Failure::user(chain(&error)))?;
+    let caller = caller(shared, request, sessions, events);
+    if options.unpack || (options.store && !options.allow_incomplete && !options.push) {
+        here(shared, source, sessions, events).await?;
+    }
+    let mut built = shared
+        .exporter
+        .build(source, &options, &caller)
+        .await
+        .map_err(failure)?;
+    shared
+        .exporter
+        .store(&mut built, source, &options, &caller)
+        .map_err(failure)?;
+    if options.push {
+        shared
+            .exporter
+            .push(&built, &options, &caller)
+            .await
+            .map_err(failure)?;
+    }
+    built.response(Kind::Image).map_err(failure)
+}
+
+/// Has all layers of the source here.
+async fn here(
+    shared: &Shared,
+    source: &Source,
+    sessions: &Sessions,
+    events: &Events,
+) -> Result<(), Failure> {
+    for filesystem in source
+        .refs
+        .iter()
+        .filter_map(|part| part.filesystem.as_ref())
+    {
+        shared.stack(filesystem, sessions, Some(events)).await?;
+    }
+    Ok(())
+}
+
+async fn archive(
+    shared: &Arc<Shared>,
+    kind: Kind,
+    request: &wire::ExportRequest,
+    source: &Source,
+    sessions: &Sessions,
+    events: &Events,
+) -> Result<BTreeMap<String, String>, Failure> {
+    let options =
+        ImageOptions::parse(kind, &request.attrs).map_err(|error| Failure::user(chain(&error)))?;
+    if !options.tar {
+        return Err(Failure::user(
+            "tar=false needs the client's content store, which this worker does not write to; \
+             export a tar and unpack it",
+        ));
+    }
+    let caller = caller(shared, request, sessions, events);
+    let built = shared
+        .exporter
+        .build(source, &options, &caller)
+        .await
+        .map_err(failure)?;
+    let response = built.response(kind).map_err(failure)?;
+    let target = DirTarget {
+        exporter: request.target.clone(),
+        metadata: response.clone(),
+        multi_platform: false,
+    };
+    let calls = calls(sessions)?;
+    let sending = item(events, "sending tarball").await;
+    send(&calls, &target, async |out| {
+        shared
+            .exporter
+            .write_archive(&built, kind, &caller, out)
+            .await
+            .map_err(failure)
+    })
+    .await?;
+    sending.done(events).await;
+    Ok(response)
+}
+
+fn calls(sessions: &Sessions) -> Result<SessionCalls, Failure> {
+    let id = sessions.ids().into_iter().next();
+    let id = id.ok_or_else(|| Failure::user("an export to the client needs its session"))?;
+    sessions.calls(&id)
+}
+
+/// Writes a file of the client while `write` makes it.
+async fn send(
+    calls: &SessionCalls,
+    target: &DirTarget,
+    write: impl AsyncFnOnce(&mut tokio::io::DuplexStream) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut client = calls.send_tar(target).map_err(Failure::from)?;
+    let (mut near, mut far) = tokio::io::duplex(PIPE);
+    let making = async {
+        let made = write(&mut near).await;
+        drop(near);
+        made
+    };
+    let sending = async {
+        let mut chunk = bytes::BytesMut::new();
+        loop {
+            chunk.reserve(PIPE);
+            match far.read_buf(&mut chunk).await {
+                Ok(0) | Err(_) => return true,
+                Ok(_) => {
+                    if !client.write(chunk.split().freeze()).await {
+                        return false;
+                    }
+                }
+            }
+        }
+    };
+    tokio::pin!(making, sending);
+    let made = tokio::select! {
+        made = &mut making => {
+            sending.await;
+            made
+        }
+        // The client takes no more: what it says about that counts, not that the pipe is broken.
+        wanted = &mut sending => if wanted { making.await } else { Ok(()) },
+    };
+    match made {
+        Ok(()) => client.finish().await.map_err(Failure::from),
+        Err(failure) => Err(failure),
+    }
+}
+
+async fn tree(
+    shared: &Arc<Shared>,
+    request: &wire::ExportRequest,
+    source: &Source,
+    sessions: &Sessions,
+    events: &Events,
+) -> Result<(), Failure> {
+    let options =
+        TreeOptions::parse(&request.attrs).map_err(|error| Failure::user(chain(&error)))?;
+    here(shared, source, sessions, events).await?;
+    let (exporter, of) = (shared.exporter.clone(), source.clone());
+    let split = options.platform_split.unwrap_or(source.multi_platform);
+    let opened = blocking(move || exporter.tree(&of, &options).map_err(failure)).await?;
+    let calls = calls(sessions)?;
+    let target = DirTarget {
+        exporter: request.target.clone(),
+        metadata: BTreeMap::new(),
+        multi_platform: split,
+    };
+    if request.kind == "tar" {
+        let sending = item(events, "sending tarball").await;
+        let (near, mut far) = tokio::io::duplex(PIPE);
+        let writing = tokio::spawn(opened.write_tar(near));
+        send(&calls, &target, async |out| {
+            // The writer needs an end of its own, as it runs on a thread.
+            tokio::io::copy(&mut far, out)
+                .await
+                .map_err(Failure::host)?;
+            match writing.await {
+                Ok(written) => written.map_err(failure),
+                Err(error) => Err(Failure::bug(format!("writing a tar was lost: {error}"))),
+            }
+        })
+        .await?;
+        sending.done(events).await;
+        return Ok(());
+    }
+    for part in opened.parts {
+        let name = match part.key.as_str() {
+            "" => "copying files".to_owned(),
+            key => format!("copying files {key}"),
+        };
+        let sending = item(events, &name).await;
+        let root = below(&part)?;
+        calls
+            .send_dir(&target, root, SendOptions::default())
+            .await
+            .map_err(Failure::from)?;
+        sending.done(events).await;
+    }
+    Ok(())
+}
+
+/// A platform's files in the directory and beside the attestations that they are sent with.
+fn below(part: &exporter::TreePart) -> Result<RootDir, Failure> {
+    if part.dir.is_none() && part.extra.is_empty() {
+        return part.root.try_clone().map_err(Failure::host);
+    }
+    let place = || -> std::io::Result<RootDir> {
+        let outer = sys::mount::tmpfs(0, 0o755)?;
+        let root = RootDir::from_fd(outer.into_fd());
+        let files = MountFd::from_fd(part.root.as_fd().try_clone_to_owned()?);
+        if let Some(dir) = &part.dir {
+            let dir = std::path::Path::new(dir);
+            root.mkdir(dir, 0o755)?;
+            let place = root.resolve(dir, sys::root::Follow::No)?;
+            files.attach_to(std::os::fd::AsFd::as_fd(&place))?;
+        }
+        Ok(root)
+    };
+    place().map_err(|error| Failure::host(error).context("failed to split an output by platform"))
+}
+
+/// An item of progress that is under way.
+struct Running {
+    name: String,
+    started: SystemTime,
+}
+
+async fn item(events: &Events, name: &str) -> Running {
+    let running = Running {
+        name: name.to_owned(),
+        started: SystemTime::now(),
+    };
+    events.item_edge(running.progress(None)).await;
+    running
+}
+
+impl Running {
+    fn progress(&self, completed: Option<SystemTime>) -> wire::Progress {
+        wire::Progress {
+            id: self.name.clone(),
+            name: self.name.clone(),
+            current: 0,
+            total: 0,
+            started: Some(self.started.into()),
+            completed: completed.map(Into::into),
+        }
+    }
+
+    async fn done(self, events: &Events) {
+        events
+            .item_edge(self.progress(Some(SystemTime::now())))
+            .await;
+    }
+}

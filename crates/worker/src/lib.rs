@@ -1,0 +1,25 @@
+//! The ops behind `worker.proto`: where refs are made, kept, carried out and run.
+//!
+//! Owns what an op does. Knows nothing of graphs, jobs' order or clients: the engine says what runs
+//! and under which ids, and carries calls to clients' sessions. Start at [`WorkerService`].
+
+mod containers;
+mod convert;
+mod credentials;
+mod digests;
+mod events;
+mod export;
+mod failure;
+mod files;
+mod images;
+mod load;
+mod op;
+mod pin;
+mod quote;
+mod service;
+mod sessions;
+mod state;
+mod store;
+
+pub use service::{Parts, WorkerService};
+pub use state::Options;

@@ -1,0 +1,221 @@
+//! Exec ops: running a command in a container.
+
+use bytes::Bytes;
+use executor::{Container, ContainerRequest, Network, Output, Stdio, Stubs};
+use llb::{ExecOp, NetMode, SecurityMode};
+use refs::Ref;
+use sys::root::RootDir;
+use tokio::io::AsyncReadExt as _;
+
+use super::Made;
+use super::mounts::{self, Mounts};
+use super::secret::{self, Secret};
+use crate::events::Events;
+use crate::failure::{Failure, chain};
+use crate::quote::quote;
+use crate::sessions::Sessions;
+use crate::state::Shared;
+
+/// How much of a step's output is passed on at once, in bytes.
+const CHUNK: usize = 32 << 10;
+
+/// The path of programs where a step sets none (BuildKit: `util/system/path.go`).
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A step to run.
+pub(crate) struct Step<'a> {
+    pub(crate) op: &'a ExecOp,
+    /// The refs of the op's inputs.
+    pub(crate) inputs: &'a [Option<Ref>],
+    pub(crate) name: &'a str,
+    pub(crate) resources: Option<&'a proto::worker::LinuxResources>,
+    /// Names the container; unique on this worker.
+    pub(crate) id: String,
+    pub(crate) ignore_cache: bool,
+}
+
+/// Runs the step's process to its end and answers what its mounts hold then, for each output.
+pub(crate) async fn run(
+    shared: &Shared,
+    step: Step<'_>,
+    sessions: &Sessions,
+    events: &Events,
+) -> Result<Vec<Made>, Failure> {
+    let Step { op, .. } = step;
+    let network = network(shared, op.network);
+    let mut mounts = mounts::prepare(shared, &step, network, sessions, events).await?;
+    let root = mounts
+        .root
+        .take()
+        .ok_or_else(|| Failure::bug("exec op without a root mount"))?;
+    let root_dir = RootDir::from_fd(root.try_clone().map_err(Failure::host)?.into_fd());
+    let user =
+        executor::user::lookup(&root_dir, &op.meta.user).map_err(|e| Failure::user(chain(&e)))?;
+    let spec = executor::spec::step(executor::spec::StepSpec {
+        args: op.meta.args.clone(),
+        env: environment(op, &mounts, sessions).await?,
+        cwd: if op.meta.cwd.is_empty() {
+            "/".to_owned()
+        } else {
+            op.meta.cwd.clone()
+        },
+        user,
+        hostname: op.meta.hostname.clone(),
+        ulimits: op.meta.ulimits.iter().map(ulimit).collect(),
+        limits: limits(step.resources),
+        security: match op.security {
+            SecurityMode::Sandbox => executor::spec::Security::Sandbox,
+            // The engine admits such a graph only where daemon and client allow it.
+            SecurityMode::Insecure => executor::spec::Security::Insecure(
+                executor::spec::Entitlement::insecure_was_granted(),
+            ),
+        },
+        readonly_rootfs: mounts.readonly_root,
+        shm_size_bytes: 0,
+        oom_score_adj: None,
+    })
+    .map_err(|e| Failure::user(chain(&e)))?;
+    drop(root_dir);
+
+    let command = format!("process {}", quote(&op.meta.args.join(" ")));
+    let request = ContainerRequest {
+        id: step.id.clone(),
+        spec,
+        rootfs: root,
+        mounts: std::mem::take(&mut mounts.others),
+        stdio: Stdio::Pipes { stdin: false },
+        network,
+        stubs: if op.meta.remove_mount_stubs_recursive {
+            Stubs::Recursive
+        } else {
+            Stubs::Leaves
+        },
+    };
+    let container = shared.launcher.create(request).await;
+    let mut container = container.map_err(|error| {
+        Failure::user(chain(&error)).context(format!("{command} did not complete successfully"))
+    })?;
+    let exit = watch(&mut container, events).await?;
+    // The container's view of the mounts goes with it: layers are committed after that.
+    drop(container);
+    let allowed = if op.meta.valid_exit_codes.is_empty() {
+        &[0][..]
+    } else {
+        &op.meta.valid_exit_codes
+    };
+    if !allowed.contains(&exit.code) {
+        let killed = if exit.oom {
+            ": container was killed because it ran out of memory"
+        } else {
+            ""
+        };
+        let message = format!(
+            "{command} did not complete successfully: exit code: {}{killed}",
+            exit.code
+        );
+        return Err(Failure {
+            exit_code: Some(exit.code),
+            ..Failure::user(message)
+        });
+    }
+    Ok(mounts.outputs())
+}
+
+/// Passes on what the step prints until it has ended.
+async fn watch(container: &mut Container, events: &Events) -> Result<executor::Exit, Failure> {
+    let out = pump(container.stdout.take(), 1, events);
+    let err = pump(container.stderr.take(), 2, events);
+    let (exit, (), ()) = tokio::join!(container.wait(), out, err);
+    exit.map_err(Failure::host)
+}
+
+async fn pump(output: Option<Output>, stream: i64, events: &Events) {
+    let Some(mut output) = output else { return };
+    let mut buffer = vec![0; CHUNK];
+    // A pipe fails only when its process is gone, and then there is no more.
+    while let Ok(length) = output.read(&mut buffer).await {
+        if length == 0 {
+            return;
+        }
+        events
+            .output(stream, Bytes::copy_from_slice(&buffer[..length]))
+            .await;
+    }
+}
+
+fn network(shared: &Shared, mode: NetMode) -> Network {
+    match mode {
+        NetMode::Sandbox => shared.options.step_network,
+        NetMode::Host => Network::Host,
+        NetMode::None => Network::None,
+    }
+}
+
+async fn environment(
+    op: &ExecOp,
+    mounts: &Mounts,
+    sessions: &Sessions,
+) -> Result<Vec<String>, Failure> {
+    let mut env = op.meta.env.clone();
+    let is_set = |env: &[String], name: &str| {
+        env.iter()
+            .any(|entry| entry.split('=').next() == Some(name))
+    };
+    if !is_set(&env, "PATH") {
+        env.push(DEFAULT_PATH.to_owned());
+    }
+    if let Some(proxy) = &op.meta.proxy_env {
+        for (name, value) in [
+            ("HTTP_PROXY", &proxy.http_proxy),
+            ("HTTPS_PROXY", &proxy.https_proxy),
+            ("FTP_PROXY", &proxy.ftp_proxy),
+            ("NO_PROXY", &proxy.no_proxy),
+            ("ALL_PROXY", &proxy.all_proxy),
+        ] {
+            if !value.is_empty() {
+                env.push(format!("{name}={value}"));
+                env.push(format!("{}={value}", name.to_lowercase()));
+            }
+        }
+    }
+    for wanted in &op.secret_env {
+        match Secret::fetch(sessions, &wanted.id).await? {
+            Some(value) => env.push(format!("{}={}", wanted.name, value.into_env(&wanted.id)?)),
+            None if wanted.optional => {}
+            None => return Err(secret::missing(&wanted.id)),
+        }
+    }
+    if let Some(socket) = &mounts.ssh_socket
+        && !is_set(&env, "SSH_AUTH_SOCK")
+    {
+        env.push(format!("SSH_AUTH_SOCK={socket}"));
+    }
+    Ok(env)
+}
+
+fn ulimit(limit: &llb::Ulimit) -> executor::spec::Ulimit {
+    // Negative is no limit.
+    let value = |v: i64| u64::try_from(v).unwrap_or(u64::MAX);
+    executor::spec::Ulimit {
+        name: limit.name.to_lowercase(),
+        soft: value(limit.soft),
+        hard: value(limit.hard),
+    }
+}
+
+fn limits(resources: Option<&proto::worker::LinuxResources>) -> sys::cgroup::Limits {
+    let Some(r) = resources else {
+        return sys::cgroup::Limits::default();
+    };
+    let some = |text: &str| Some(text.to_owned()).filter(|t| !t.is_empty());
+    sys::cgroup::Limits {
+        memory_bytes: (r.memory != 0).then_some(r.memory),
+        memory_swap_bytes: (r.memory_swap != 0).then_some(r.memory_swap),
+        cpu_shares: (r.cpu_shares != 0).then_some(r.cpu_shares),
+        cpu_period_us: (r.cpu_period != 0).then_some(r.cpu_period),
+        cpu_quota_us: (r.cpu_quota != 0).then_some(r.cpu_quota),
+        cpuset_cpus: some(&r.cpuset_cpus),
+        cpuset_mems: some(&r.cpuset_mems),
+        ..sys::cgroup::Limits::default()
+    }
+}

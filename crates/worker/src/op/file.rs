@@ -1,0 +1,274 @@
+//! File ops: changing files without a container.
+//!
+//! Actions run in order, each on the state that another left behind or on an input of the op. A
+//! state that only the next action uses is changed in place, so that a chain of actions makes one
+//! layer; a state that is used again, or is an output, is committed.
+
+use llb::{ActionInput, CopyAction, FileAction, FileActionKind, FileOp};
+use snapshot::{Active, LayerId, Snapshots};
+use sys::root::RootDir;
+
+use super::{Made, owner};
+use crate::failure::Failure;
+
+/// A filesystem between two actions.
+enum State {
+    /// A finished stack of layers.
+    Stack(Vec<LayerId>),
+    /// A layer that is being changed.
+    Open(Work),
+    /// An open layer that went on into the next action.
+    Moved,
+}
+
+/// An open layer and the view through which it is changed.
+struct Work {
+    root: RootDir,
+    active: Active,
+}
+
+/// Runs all actions of `op` on the stacks of its inputs.
+pub(crate) fn run(
+    snapshots: &Snapshots,
+    op: &FileOp,
+    inputs: &[Vec<LayerId>],
+) -> Result<Vec<Made>, Failure> {
+    let mut states: Vec<State> = Vec::with_capacity(op.actions.len());
+    let mut outputs: Vec<Option<Made>> = (0..op.outputs()).map(|_| None).collect();
+    for (index, action) in op.actions.iter().enumerate() {
+        let mut work = begin(snapshots, op, index, inputs, &mut states)?;
+        apply(snapshots, &mut work, action, inputs, &mut states)?;
+        states.push(State::Open(work));
+        if let Some(output) = action.output {
+            // An output is committed at once: what follows builds on it and does not change it.
+            let work = match states.pop() {
+                Some(State::Open(work)) => work,
+                _ => return Err(Failure::bug("the state of a file action is lost")),
+            };
+            let used_later = is_used_after(op, index);
+            let made = if used_later {
+                let stack = commit(work)?;
+                states.push(State::Stack(stack.clone()));
+                Made::Same(stack)
+            } else {
+                states.push(State::Moved);
+                drop(work.root);
+                Made::New(work.active)
+            };
+            outputs[output as usize] = Some(made);
+        }
+    }
+    outputs
+        .into_iter()
+        .enumerate()
+        .map(|(n, made)| {
+            made.ok_or_else(|| Failure::bug(format!("no file action makes output {n}")))
+        })
+        .collect()
+}
+
+/// How often the state that action `index` leaves is used by others, as base or as source.
+fn uses(op: &FileOp, index: usize) -> usize {
+    let is =
+        |input: ActionInput| input == ActionInput::Action(u32::try_from(index).unwrap_or(u32::MAX));
+    op.actions
+        .iter()
+        .map(|a| usize::from(is(a.input)) + usize::from(is(a.secondary)))
+        .sum()
+}
+
+fn is_used_after(op: &FileOp, index: usize) -> bool {
+    uses(op, index) > 0
+}
+
+/// The layer that action `index` changes.
+fn begin(
+    snapshots: &Snapshots,
+    op: &FileOp,
+    index: usize,
+    inputs: &[Vec<LayerId>],
+    states: &mut [State],
+) -> Result<Work, Failure> {
+    let base: Vec<LayerId> = match op.actions[index].input {
+        ActionInput::Empty => Vec::new(),
+        ActionInput::Input(n) => input(inputs, n)?.clone(),
+        ActionInput::Action(n) => {
+            let n = n as usize;
+            let state = states
+                .get_mut(n)
+                .ok_or_else(|| Failure::bug("a file action uses a later one"))?;
+            let only_here = uses(op, n) == 1;
+            match std::mem::replace(state, State::Moved) {
+                State::Open(work) if only_here => return Ok(work),
+                State::Open(work) => {
+                    let stack = commit(work)?;
+                    *state = State::Stack(stack.clone());
+                    stack
+                }
+                State::Stack(stack) => {
+                    *state = State::Stack(stack.clone());
+                    stack
+                }
+                State::Moved => return Err(Failure::bug("a file action's state is used twice")),
+            }
+        }
+    };
+    let active = snapshots.prepare(&base).map_err(Failure::host)?;
+    let mount = active.mount().map_err(Failure::host)?;
+    Ok(Work {
+        root: RootDir::from_fd(mount.into_fd()),
+        active,
+    })
+}
+
+fn commit(work: Work) -> Result<Vec<LayerId>, Failure> {
+    drop(work.root);
+    let mut stack = work.active.lower().to_vec();
+    stack.push(work.active.commit().map_err(Failure::host)?);
+    Ok(stack)
+}
+
+fn input(inputs: &[Vec<LayerId>], n: u32) -> Result<&Vec<LayerId>, Failure> {
+    inputs
+        .get(n as usize)
+        .ok_or_else(|| Failure::bug(format!("file op without input {n}")))
+}
+
+/// A view of another state, to read from.
+fn view(
+    snapshots: &Snapshots,
+    from: ActionInput,
+    inputs: &[Vec<LayerId>],
+    states: &mut [State],
+) -> Result<RootDir, Failure> {
+    let stack = match from {
+        ActionInput::Empty => Vec::new(),
+        ActionInput::Input(n) => input(inputs, n)?.clone(),
+        ActionInput::Action(n) => {
+            let state = states
+                .get_mut(n as usize)
+                .ok_or_else(|| Failure::bug("a file action uses a later one"))?;
+            match std::mem::replace(state, State::Moved) {
+                State::Open(work) => {
+                    let stack = commit(work)?;
+                    *state = State::Stack(stack.clone());
+                    stack
+                }
+                State::Stack(stack) => {
+                    *state = State::Stack(stack.clone());
+                    stack
+                }
+                State::Moved => return Err(Failure::bug("a file action's state is used twice")),
+            }
+        }
+    };
+    let mount = snapshots.view(&stack).map_err(Failure::host)?;
+    Ok(RootDir::from_fd(mount.into_fd()))
+}
+
+fn apply(
+    snapshots: &Snapshots,
+    work: &mut Work,
+    action: &FileAction,
+    inputs: &[Vec<LayerId>],
+    states: &mut [State],
+) -> Result<(), Failure> {
+    let root = &work.root;
+    let mut look_up = |owner: &Option<llb::Owner>| -> Result<Option<(u32, u32)>, Failure> {
+        owner::resolve(owner.as_ref(), |from| {
+            if from == action.input {
+                return root.try_clone().map_err(Failure::host);
+            }
+            view(snapshots, from, inputs, states)
+        })
+    };
+    match &action.kind {
+        FileActionKind::MkFile(a) => {
+            let made = fstree::edit::Made {
+                owner: look_up(&a.owner)?,
+                timestamp_ns: a.timestamp,
+            };
+            fstree::edit::mkfile(root, &a.path, a.mode, &a.data, made).map_err(edit_failure)
+        }
+        FileActionKind::MkDir(a) => {
+            let made = fstree::edit::Made {
+                owner: look_up(&a.owner)?,
+                timestamp_ns: a.timestamp,
+            };
+            fstree::edit::mkdir(root, &a.path, a.mode, a.make_parents, made).map_err(edit_failure)
+        }
+        FileActionKind::Symlink(a) => {
+            let made = fstree::edit::Made {
+                owner: look_up(&a.owner)?,
+                timestamp_ns: a.timestamp,
+            };
+            fstree::edit::symlink(root, &a.oldpath, &a.newpath, made).map_err(edit_failure)
+        }
+        FileActionKind::Rm(a) => {
+            fstree::edit::remove(root, &a.path, a.allow_not_found, a.allow_wildcard)
+                .map_err(edit_failure)
+        }
+        FileActionKind::Copy(a) => {
+            let owner = look_up(&a.owner)?;
+            let source = view(snapshots, action.secondary, inputs, states)?;
+            copy(&source, root, a, owner)
+        }
+    }
+}
+
+fn edit_failure(error: fstree::edit::EditError) -> Failure {
+    Failure::user(crate::failure::chain(&error))
+}
+
+fn copy(
+    source: &RootDir,
+    root: &RootDir,
+    action: &CopyAction,
+    owner: Option<(u32, u32)>,
+) -> Result<(), Failure> {
+    let mode = match (action.mode_str.as_str(), action.mode) {
+        ("", None) => fstree::copy::ModeChange::Keep,
+        ("", Some(mode)) => fstree::copy::ModeChange::Octal(mode),
+        (text, _) => fstree::copy::ModeChange::Symbolic(
+            text.parse()
+                .map_err(|e| Failure::user(crate::failure::chain(&e)))?,
+        ),
+    };
+    let options = fstree::copy::CopyOptions {
+        mode,
+        owner,
+        follow_symlinks: action.follow_symlink,
+        copy_dir_contents: action.dir_copy_contents,
+        create_dest_path: action.create_dest_path,
+        allow_wildcard: action.allow_wildcard,
+        allow_empty_wildcard: action.allow_empty_wildcard,
+        timestamp_ns: action.timestamp,
+        include: action.include.clone(),
+        exclude: action.exclude.clone(),
+        always_replace: action.always_replace,
+        required: action.required.clone(),
+    };
+    if action.attempt_unpack {
+        layer::add(source, &action.src, root, &action.dest, &options).map_err(add_failure)?;
+    } else {
+        fstree::copy(source, &action.src, root, &action.dest, &options).map_err(copy_failure)?;
+    }
+    Ok(())
+}
+
+fn add_failure(error: layer::AddError) -> Failure {
+    match error {
+        layer::AddError::Copy(error) => copy_failure(error),
+        error @ layer::AddError::Unpack { .. } => Failure::user(crate::failure::chain(&error)),
+    }
+}
+
+fn copy_failure(error: fstree::copy::CopyError) -> Failure {
+    match &error {
+        // BuildKit's words for a file that is not there.
+        fstree::copy::CopyError::NotFound(path) => {
+            Failure::not_found(format!("lstat {path}: no such file or directory"))
+        }
+        _ => Failure::user(crate::failure::chain(&error)),
+    }
+}

@@ -1,0 +1,289 @@
+//! The ops: what a worker does for a vertex.
+
+mod exec;
+mod file;
+mod mounts;
+mod owner;
+mod secret;
+mod ssh;
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use llb::{DiffOp, MergeOp, Op, OpKind, Vertex};
+use oci::Digest;
+use proto::worker as wire;
+use refs::{LayerKey, LayerSpec, Meta, RecordType, Ref};
+use snapshot::{Active, Diff, LayerId};
+
+use crate::events::Events;
+use crate::failure::{Class, Failure, blocking, chain};
+use crate::sessions::Sessions;
+use crate::state::{Shared, id};
+
+/// What an op leaves for one of its outputs.
+pub(crate) enum Made {
+    /// Layers that were there already.
+    Same(Vec<LayerId>),
+    /// A new layer on top of others.
+    New(Active),
+}
+
+/// Runs an op and stores its outputs under the ids that the engine gave them.
+pub(crate) async fn run(
+    shared: &Arc<Shared>,
+    start: wire::RunStart,
+    sessions: Sessions,
+    events: Events,
+) -> Result<wire::Done, Failure> {
+    let vertex = Vertex::decode(start.op.clone(), llb::OpMetadata::default())
+        .map_err(|error| Failure::user(chain(&error)))?;
+    let output_ids: Vec<Digest> = start
+        .output_ids
+        .iter()
+        .map(|t| id(t))
+        .collect::<Result<_, _>>()?;
+    let inputs = inputs(shared, &start)?;
+    let meta = Meta {
+        description: description(&vertex, &start.name),
+        record_type: RecordType::Regular,
+        created: SystemTime::now(),
+    };
+    let outputs = match &vertex.op().kind {
+        OpKind::Exec(op) => {
+            let step = exec::Step {
+                op,
+                inputs: &inputs,
+                name: &start.name,
+                resources: start.resources.as_ref(),
+                id: output_ids
+                    .first()
+                    .map(|id| id.short())
+                    .unwrap_or_else(|| "step".to_owned()),
+                ignore_cache: start.ignore_cache,
+            };
+            let made = exec::run(shared, step, &sessions, &events).await?;
+            keep(shared, vertex.op(), &inputs, &output_ids, made, meta).await?
+        }
+        OpKind::File(op) => {
+            let mut stacks = Vec::with_capacity(inputs.len());
+            for input in &inputs {
+                stacks.push(match input {
+                    Some(input) => shared.stack(input, &sessions, Some(&events)).await?,
+                    None => Vec::new(),
+                });
+            }
+            let (snapshots, op) = (shared.refs.snapshots().clone(), op.clone());
+            let made = blocking(move || file::run(&snapshots, &op, &stacks)).await?;
+            keep(shared, vertex.op(), &inputs, &output_ids, made, meta).await?
+        }
+        OpKind::Merge(op) => vec![merge(shared, op, &inputs, output(&output_ids)?, meta)?],
+        OpKind::Diff(op) => {
+            vec![
+                diff(
+                    shared,
+                    *op,
+                    &inputs,
+                    output(&output_ids)?,
+                    meta,
+                    &sessions,
+                    &events,
+                )
+                .await?,
+            ]
+        }
+        OpKind::Source(op) => {
+            vec![
+                crate::pin::realize(
+                    shared,
+                    &start.job,
+                    op,
+                    &vertex,
+                    output(&output_ids)?,
+                    &sessions,
+                    &events,
+                )
+                .await?,
+            ]
+        }
+        OpKind::Build(_) | OpKind::Passthrough(_) => {
+            return Err(Failure::bug(
+                "the engine sent an op that is its own to resolve",
+            ));
+        }
+    };
+    let lease = shared.refs.lease(&start.job);
+    outputs.iter().for_each(|output| lease.add(output));
+    Ok(wire::Done {
+        ids: start.output_ids,
+        ..wire::Done::default()
+    })
+}
+
+fn output(ids: &[Digest]) -> Result<Digest, Failure> {
+    match ids {
+        [only] => Ok(*only),
+        _ => Err(Failure::bug(format!(
+            "an op with one output was given {} ids",
+            ids.len()
+        ))),
+    }
+}
+
+fn inputs(shared: &Shared, start: &wire::RunStart) -> Result<Vec<Option<Ref>>, Failure> {
+    start
+        .input_ids
+        .iter()
+        .map(|text| match text.as_str() {
+            "" => Ok(None),
+            text => shared.find(&start.job, id(text)?).map(Some),
+        })
+        .collect()
+}
+
+fn description(vertex: &Vertex, name: &str) -> String {
+    match &vertex.op().kind {
+        OpKind::Exec(op) => format!("mount / from exec {}", op.meta.args.join(" ")),
+        _ => name.to_owned(),
+    }
+}
+
+/// Stores what an op made. Layers that were there are found again in the refs of its inputs, so
+/// that a result shares them.
+async fn keep(
+    shared: &Arc<Shared>,
+    op: &Op,
+    inputs: &[Option<Ref>],
+    ids: &[Digest],
+    made: Vec<Made>,
+    meta: Meta,
+) -> Result<Vec<Ref>, Failure> {
+    if made.len() != ids.len() {
+        return Err(Failure::bug(format!(
+            "an op with {} inputs made {} outputs where {} were expected",
+            op.inputs.len(),
+            made.len(),
+            ids.len()
+        )));
+    }
+    let known: Vec<(LayerId, LayerKey)> = inputs
+        .iter()
+        .flatten()
+        .flat_map(Ref::layers)
+        .filter_map(|layer| Some((layer.snapshot?, layer.key)))
+        .collect();
+    let (refs, ids) = (shared.refs.clone(), ids.to_vec());
+    blocking(move || {
+        // Layers that several outputs share are made by the first and found by the next.
+        let mut known: std::collections::HashMap<LayerId, LayerKey> = known.into_iter().collect();
+        let mut outputs = Vec::with_capacity(ids.len());
+        for (id, made) in ids.into_iter().zip(made) {
+            let below = match &made {
+                Made::Same(layers) => layers.clone(),
+                Made::New(active) => active.lower().to_vec(),
+            };
+            let mut specs = Vec::with_capacity(below.len() + 1);
+            for layer in &below {
+                specs.push(match known.get(layer) {
+                    Some(key) => LayerSpec::Existing(*key),
+                    None => LayerSpec::New(refs.snapshots().resume(*layer, &[])),
+                });
+            }
+            if let Made::New(active) = made {
+                specs.push(LayerSpec::New(active));
+            }
+            let output = refs
+                .put_layers(id, specs, meta.clone())
+                .map_err(Failure::host)?;
+            known.extend(
+                output
+                    .layers()
+                    .iter()
+                    .filter_map(|l| Some((l.snapshot?, l.key))),
+            );
+            outputs.push(output);
+        }
+        Ok(outputs)
+    })
+    .await
+}
+
+/// Overlays the inputs, later ones on top: a list of layers is all that takes.
+fn merge(
+    shared: &Shared,
+    op: &MergeOp,
+    inputs: &[Option<Ref>],
+    id: Digest,
+    meta: Meta,
+) -> Result<Ref, Failure> {
+    let used = op
+        .inputs
+        .iter()
+        .flatten()
+        .filter_map(|n| inputs.get(*n as usize)?.as_ref());
+    let layers = used.flat_map(Ref::keys).map(LayerSpec::Existing).collect();
+    shared
+        .refs
+        .put_layers(id, layers, meta)
+        .map_err(Failure::host)
+}
+
+/// What turns `lower` into `upper`.
+async fn diff(
+    shared: &Arc<Shared>,
+    op: DiffOp,
+    inputs: &[Option<Ref>],
+    id: Digest,
+    meta: Meta,
+    sessions: &Sessions,
+    events: &Events,
+) -> Result<Ref, Failure> {
+    let find = |input: Option<u32>| input.and_then(|n| inputs.get(n as usize)?.clone());
+    let (lower, upper) = (find(op.lower), find(op.upper));
+    let lower_keys = lower.as_ref().map(Ref::keys).unwrap_or_default();
+    let upper_keys = upper.as_ref().map(Ref::keys).unwrap_or_default();
+    if let Some(rest) = upper_keys.strip_prefix(lower_keys.as_slice()) {
+        // Nothing has to be looked at, nor to be here.
+        let layers = rest.iter().map(|key| LayerSpec::Existing(*key)).collect();
+        return shared
+            .refs
+            .put_layers(id, layers, meta)
+            .map_err(Failure::host);
+    }
+    let mut stacks = Vec::new();
+    for side in [&lower, &upper] {
+        stacks.push(match side {
+            Some(side) => shared.stack(side, sessions, Some(events)).await?,
+            None => Vec::new(),
+        });
+    }
+    let refs = shared.refs.clone();
+    blocking(move || {
+        let layers = match refs
+            .snapshots()
+            .diff(&stacks[0], &stacks[1])
+            .map_err(Failure::host)?
+        {
+            Diff::Written(active) => vec![LayerSpec::New(active)],
+            Diff::Layers(layers) => {
+                let keys: std::collections::HashMap<_, _> = upper
+                    .iter()
+                    .flat_map(Ref::layers)
+                    .filter_map(|layer| Some((layer.snapshot?, layer.key)))
+                    .collect();
+                layers
+                    .iter()
+                    .filter_map(|l| keys.get(l))
+                    .map(|k| LayerSpec::Existing(*k))
+                    .collect()
+            }
+        };
+        refs.put_layers(id, layers, meta).map_err(Failure::host)
+    })
+    .await
+}
+
+/// A ref that was found is no longer there, and the solver makes it again.
+pub(crate) fn vanished(what: &str) -> Failure {
+    Failure::new(Class::Transient, format!("{what} is not there any more"))
+}

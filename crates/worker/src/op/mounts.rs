@@ -1,0 +1,275 @@
+//! What is mounted in a step's container.
+
+use std::net::IpAddr;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use executor::files::{ResolvMode, file_mount, hosts_file, resolv_conf};
+use executor::{MountAt, Network};
+use llb::{CacheSharing, Mount, MountKind};
+use refs::{Meta, Mutable, MutableOptions, RecordType, Sharing};
+use snapshot::{Active, LayerId};
+use sys::mount::{Bind, MountFd};
+use sys::root::RootDir;
+
+use super::Made;
+use super::exec::Step;
+use super::secret::{self, Secret};
+use super::ssh::{self, Agent};
+use crate::events::Events;
+use crate::failure::{Failure, blocking};
+use crate::sessions::Sessions;
+use crate::state::Shared;
+
+/// Where an ssh agent's socket is put when the step does not say.
+const SSH_DIR: &str = "/run/buildkit";
+
+/// The mounts of a step, and what keeps them alive while it runs.
+pub(crate) struct Mounts {
+    /// The root filesystem; taken for the container.
+    pub(crate) root: Option<MountFd>,
+    pub(crate) readonly_root: bool,
+    /// All others, parents before children; taken for the container.
+    pub(crate) others: Vec<MountAt>,
+    /// Where the first ssh agent is.
+    pub(crate) ssh_socket: Option<String>,
+    outputs: Vec<Option<Made>>,
+    _agents: Vec<Agent>,
+    _caches: Vec<Mutable>,
+    /// Changes that are thrown away with the step.
+    _discarded: Vec<Active>,
+}
+
+impl Mounts {
+    /// What the mounts hold once the container is gone.
+    pub(crate) fn outputs(self) -> Vec<Made> {
+        self.outputs.into_iter().flatten().collect()
+    }
+}
+
+/// Prepares all mounts of a step.
+pub(crate) async fn prepare(
+    shared: &Shared,
+    step: &Step<'_>,
+    network: Network,
+    sessions: &Sessions,
+    events: &Events,
+) -> Result<Mounts, Failure> {
+    let mut mounts = Mounts {
+        root: None,
+        readonly_root: false,
+        others: vec![etc_resolv_conf(shared, network)?, etc_hosts(step)?],
+        ssh_socket: None,
+        outputs: (0..step.op.outputs()).map(|_| None).collect(),
+        _agents: Vec::new(),
+        _caches: Vec::new(),
+        _discarded: Vec::new(),
+    };
+    let mut sorted: Vec<(usize, &Mount)> = step.op.mounts.iter().enumerate().collect();
+    // A mount must not hide one below it.
+    sorted
+        .sort_by_key(|(_, mount)| mount.dest.matches('/').count() - usize::from(mount.dest == "/"));
+    for (index, mount) in sorted {
+        let fd = match &mount.kind {
+            MountKind::Bind => {
+                Some(bind(shared, step, mount, &mut mounts, sessions, events).await?)
+            }
+            MountKind::Cache(cache) => {
+                let (fd, dir) = cache_mount(shared, step, mount, cache, sessions, events).await?;
+                mounts._caches.push(dir);
+                Some(fd)
+            }
+            MountKind::Tmpfs { size } => {
+                let size = u64::try_from(size.unwrap_or(0)).unwrap_or(0);
+                Some(sys::mount::tmpfs(size, 0o1777).map_err(Failure::host)?)
+            }
+            MountKind::Secret(wanted) => match Secret::fetch(sessions, &wanted.id).await? {
+                Some(value) => Some(value.into_file(wanted)?),
+                None if wanted.optional => None,
+                None => return Err(secret::missing(&wanted.id)),
+            },
+            MountKind::Ssh(wanted) => {
+                let dir = shared
+                    .options
+                    .state_dir
+                    .join(format!("ssh-{}-{index}", step.id));
+                match Agent::forward(sessions, wanted, dir).await? {
+                    Some(agent) => {
+                        let fd = agent.mount.try_clone().map_err(Failure::host)?;
+                        mounts._agents.push(agent);
+                        mounts
+                            .ssh_socket
+                            .get_or_insert_with(|| destination(mount, index));
+                        Some(fd)
+                    }
+                    None if wanted.optional => None,
+                    None => return Err(ssh::missing(&wanted.id)),
+                }
+            }
+        };
+        match fd {
+            Some(fd) if mount.dest == "/" => {
+                mounts.readonly_root = mount.readonly;
+                mounts.root = Some(fd);
+            }
+            Some(fd) => mounts.others.push(MountAt {
+                mount: fd,
+                destination: PathBuf::from(destination(mount, index)),
+                readonly: mount.readonly,
+            }),
+            None => {}
+        }
+    }
+    Ok(mounts)
+}
+
+fn destination(mount: &Mount, index: usize) -> String {
+    match mount.kind {
+        MountKind::Ssh(_) if mount.dest.is_empty() => format!("{SSH_DIR}/ssh_agent.{index}"),
+        _ => mount.dest.clone(),
+    }
+}
+
+fn etc_resolv_conf(shared: &Shared, network: Network) -> Result<MountAt, Failure> {
+    let mode = match network {
+        Network::Host => ResolvMode::Host,
+        Network::None | Network::Bridge => ResolvMode::Isolated,
+    };
+    generated("/etc/resolv.conf", &resolv_conf(mode, &shared.options.dns))
+}
+
+fn etc_hosts(step: &Step<'_>) -> Result<MountAt, Failure> {
+    let meta = &step.op.meta;
+    let extra = meta.extra_hosts.iter().map(|host| {
+        let address: IpAddr = host.ip.parse().map_err(|_| {
+            Failure::user(format!(
+                "host {} has the invalid address {}",
+                host.host, host.ip
+            ))
+        })?;
+        Ok((host.host.clone(), address))
+    });
+    let extra = extra.collect::<Result<Vec<_>, Failure>>()?;
+    generated("/etc/hosts", &hosts_file(&meta.hostname, &extra))
+}
+
+fn generated(path: &str, text: &str) -> Result<MountAt, Failure> {
+    let mount = file_mount(text.as_bytes(), 0o644, 0, 0).map_err(Failure::host)?;
+    Ok(MountAt {
+        mount,
+        destination: PathBuf::from(path),
+        readonly: true,
+    })
+}
+
+/// The layers of the mount's input, here.
+async fn stack(
+    shared: &Shared,
+    step: &Step<'_>,
+    mount: &Mount,
+    sessions: &Sessions,
+    events: &Events,
+) -> Result<Vec<LayerId>, Failure> {
+    let Some(n) = mount.input else {
+        return Ok(Vec::new());
+    };
+    match step.inputs.get(n as usize) {
+        Some(Some(input)) => shared.stack(input, sessions, Some(events)).await,
+        Some(None) | None => Ok(Vec::new()),
+    }
+}
+
+async fn bind(
+    shared: &Shared,
+    step: &Step<'_>,
+    mount: &Mount,
+    mounts: &mut Mounts,
+    sessions: &Sessions,
+    events: &Events,
+) -> Result<MountFd, Failure> {
+    let layers = stack(shared, step, mount, sessions, events).await?;
+    let snapshots = shared.refs.snapshots().clone();
+    let readonly = mount.readonly;
+    let (fd, made) = blocking(move || {
+        if readonly {
+            let view = snapshots.view(&layers).map_err(Failure::host)?;
+            return Ok((view, Made::Same(layers)));
+        }
+        let active = snapshots.prepare(&layers).map_err(Failure::host)?;
+        Ok((active.mount().map_err(Failure::host)?, Made::New(active)))
+    })
+    .await?;
+    match (mount.output, made) {
+        (Some(output), made) => mounts.outputs[output as usize] = Some(made),
+        (None, Made::New(active)) => mounts._discarded.push(active),
+        (None, Made::Same(_)) => {}
+    }
+    select(fd, &mount.selector, readonly)
+}
+
+/// The part of a mount that `selector` names.
+fn select(mount: MountFd, selector: &str, readonly: bool) -> Result<MountFd, Failure> {
+    if selector.trim_matches('/').is_empty() {
+        return Ok(mount);
+    }
+    let root = RootDir::from_fd(mount.try_clone().map_err(Failure::host)?.into_fd());
+    let part = root
+        .resolve(Path::new(selector), sys::root::Follow::Yes)
+        .map_err(|error| Failure::user(format!("failed to mount {selector}: {error}")))?;
+    sys::mount::bind_clone(
+        part.as_fd(),
+        Bind {
+            readonly,
+            recursive: false,
+        },
+    )
+    .map_err(Failure::host)
+}
+
+async fn cache_mount(
+    shared: &Shared,
+    step: &Step<'_>,
+    mount: &Mount,
+    cache: &llb::CacheMount,
+    sessions: &Sessions,
+    events: &Events,
+) -> Result<(MountFd, Mutable), Failure> {
+    // Its first content must be here to be mounted.
+    stack(shared, step, mount, sessions, events).await?;
+    let base = mount
+        .input
+        .and_then(|n| step.inputs.get(n as usize)?.clone());
+    let id = if cache.id.is_empty() {
+        &mount.dest
+    } else {
+        &cache.id
+    };
+    let options = MutableOptions {
+        key: format!("cache mount {id}"),
+        base,
+        sharing: match cache.sharing {
+            CacheSharing::Shared => Sharing::Shared,
+            CacheSharing::Private => Sharing::Private,
+            CacheSharing::Locked => Sharing::Locked,
+        },
+        fresh: step.ignore_cache,
+        meta: Meta {
+            description: format!(
+                "cached mount {} from exec {} with id {}",
+                mount.dest,
+                step.op.meta.args.join(" "),
+                crate::quote::quote(id)
+            ),
+            record_type: RecordType::CacheMount,
+            created: SystemTime::now(),
+        },
+    };
+    let dir = shared.refs.mutable(options).await.map_err(Failure::host)?;
+    let whole = dir.mount().map_err(Failure::host)?;
+    if dir.is_new() && mount.input.is_none() {
+        let root = RootDir::from_fd(whole.try_clone().map_err(Failure::host)?.into_fd());
+        root.chmod(Path::new(""), 0o755).map_err(Failure::host)?;
+    }
+    Ok((select(whole, &mount.selector, mount.readonly)?, dir))
+}

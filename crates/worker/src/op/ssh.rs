@@ -1,0 +1,103 @@
+//! An ssh agent of a client in a step: a socket whose connections go through the session.
+
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+
+use llb::SshMount;
+use sys::mount::{Bind, MountFd};
+use sys::root::{Follow, RootDir};
+use tokio::net::UnixListener;
+use tokio::task::JoinHandle;
+
+use crate::failure::{Class, Failure};
+use crate::sessions::Sessions;
+
+/// A forwarded agent: as long as it lives, connections are served.
+pub(crate) struct Agent {
+    pub(crate) mount: MountFd,
+    dir: PathBuf,
+    server: JoinHandle<()>,
+}
+
+impl Agent {
+    /// Listens in `dir` (made here, removed with the agent) for a step that mounts the agent
+    /// `mount.id`. `None` when no session has that agent.
+    pub(crate) async fn forward(
+        sessions: &Sessions,
+        mount: &SshMount,
+        dir: PathBuf,
+    ) -> Result<Option<Agent>, Failure> {
+        let id = mount.id.clone();
+        let check = sessions.first(|calls| {
+            let id = id.clone();
+            async move {
+                calls
+                    .ssh_check(&id)
+                    .await
+                    .map_err(Failure::from)
+                    .map(|()| calls)
+            }
+        });
+        let calls = match check.await {
+            Ok(calls) => calls,
+            Err(failure) if failure.class == Class::NotFound => return Ok(None),
+            Err(failure) => {
+                return Err(failure.context(format!("failed to reach ssh agent {id}")));
+            }
+        };
+        let listen = || -> std::io::Result<(UnixListener, MountFd)> {
+            // The directory is only for us; the socket in it has the mode that the step asks for.
+            let name = Path::new("agent.sock");
+            let parent = dir.parent().unwrap_or(Path::new("/"));
+            let root = RootDir::open(parent)?;
+            let own = dir.file_name().map(Path::new).unwrap_or(Path::new("ssh"));
+            root.mkdir(own, 0o700)?;
+            let root = root.open_dir(own)?;
+            let listener = UnixListener::bind(dir.join(name))?;
+            root.chown(name, mount.uid, mount.gid, Follow::No)?;
+            root.chmod(name, mount.mode & 0o777)?;
+            let fd = root.resolve(name, Follow::No)?;
+            let bind = sys::mount::bind_clone(
+                fd.as_fd(),
+                Bind {
+                    readonly: false,
+                    recursive: false,
+                },
+            )?;
+            Ok((listener, bind))
+        };
+        let (listener, bind) = listen()
+            .map_err(|e| Failure::host(e).context(format!("failed to forward ssh agent {id}")))?;
+        let server = tokio::spawn(async move {
+            while let Ok((connection, _)) = listener.accept().await {
+                let (calls, id) = (calls.clone(), id.clone());
+                tokio::spawn(async move {
+                    if let Err(error) = calls.ssh_forward(&id, connection).await {
+                        tracing::debug!(%error, "an ssh agent connection ended");
+                    }
+                });
+            }
+        });
+        Ok(Some(Agent {
+            mount: bind,
+            dir,
+            server,
+        }))
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.server.abort();
+        if let (Some(parent), Some(name)) = (self.dir.parent(), self.dir.file_name())
+            && let Ok(root) = RootDir::open(parent)
+        {
+            let _ = root.remove_all(Path::new(name));
+        }
+    }
+}
+
+/// What is said when an agent that is needed is not there.
+pub(crate) fn missing(id: &str) -> Failure {
+    Failure::not_found(format!("unset ssh forward key {id}"))
+}

@@ -1,0 +1,370 @@
+//! Sources: what an identifier stands for now, and bringing it in.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use filesync::{Differ, ReceiveOptions};
+use llb::{OpKind, SourceOp, Vertex};
+use oci::Digest;
+use proto::worker as wire;
+use refs::{LayerSpec, Meta, MutableOptions, RecordType, Ref, Sharing};
+use snapshot::Active;
+
+use crate::events::Events;
+use crate::failure::{Class, Failure, blocking, chain};
+use crate::images;
+use crate::sessions::Sessions;
+use crate::state::Shared;
+
+/// The host of URLs under which a client serves uploads (BuildKit: `session/upload`).
+const UPLOAD_HOST: &str = "buildkit-session";
+
+/// Gives a source op its identity.
+pub(crate) async fn pin(
+    shared: &Arc<Shared>,
+    request: wire::PinRequest,
+    events: Events,
+) -> Result<wire::Done, Failure> {
+    let vertex = Vertex::decode(request.op.clone(), llb::OpMetadata::default())
+        .map_err(|error| Failure::user(chain(&error)))?;
+    let OpKind::Source(op) = &vertex.op().kind else {
+        return Err(Failure::bug("the engine pins an op that is no source"));
+    };
+    let sessions = shared.enter(&request.job, &request.sessions);
+    let id = match scheme(op)? {
+        ("docker-image", reference) => {
+            let image = images::resolve_source(shared, op, reference, &vertex, &sessions).await?;
+            let pinned = images::keep_lazy(shared, &image, reference, record_type(op))?;
+            shared.refs.lease(&request.job).add(&pinned);
+            pinned.id()
+        }
+        ("local", name) => local(shared, &request, op, name, &sessions, &events).await?,
+        ("http" | "https", _) => {
+            let http = http_request(op, &sessions).await?;
+            let progress = images::progress(&events);
+            let pin = match upload(&http.url) {
+                Some((host, path)) => {
+                    let body = open_upload(&sessions, &host, &path).await?;
+                    shared.http.take_upload(&http, body, &progress).await
+                }
+                None => shared.http.pin(&http, &progress).await,
+            };
+            pin.map_err(|error| Failure::user(chain(&error)))?.id
+        }
+        (other, _) => return Err(unknown(other)),
+    };
+    Ok(wire::Done {
+        ids: vec![id.to_string()],
+        ..wire::Done::default()
+    })
+}
+
+fn unknown(scheme: &str) -> Failure {
+    Failure::user(format!(
+        "source scheme {scheme}:// is not supported by this worker"
+    ))
+}
+
+fn scheme(op: &SourceOp) -> Result<(&str, &str), Failure> {
+    op.identifier
+        .split_once("://")
+        .ok_or_else(|| Failure::user(format!("invalid source identifier {}", op.identifier)))
+}
+
+fn record_type(op: &SourceOp) -> RecordType {
+    match op.attrs.get("image.recordtype").map(String::as_str) {
+        Some("frontend") => RecordType::Frontend,
+        Some("internal") => RecordType::Internal,
+        Some(_) | None => RecordType::Regular,
+    }
+}
+
+/// Brings in a pinned source that is not stored, or not stored any more.
+pub(crate) async fn realize(
+    shared: &Arc<Shared>,
+    job: &str,
+    op: &SourceOp,
+    vertex: &Vertex,
+    id: Digest,
+    sessions: &Sessions,
+    events: &Events,
+) -> Result<Ref, Failure> {
+    if let Some(found) = shared.refs.get(&id) {
+        return Ok(found);
+    }
+    match scheme(op)? {
+        ("docker-image", reference) => {
+            let image = images::resolve_source(shared, op, reference, vertex, sessions).await?;
+            let pinned = images::keep_lazy(shared, &image, reference, record_type(op))?;
+            if pinned.id() == id {
+                return Ok(pinned);
+            }
+            Err(super::op::vanished(&format!("image {reference}")))
+        }
+        ("http" | "https", _) => {
+            let http = http_request(op, sessions).await?;
+            let progress = images::progress(events);
+            let active = shared.http.fetch(&http, id, &progress).await;
+            let active = active.map_err(|error| Failure::user(chain(&error)))?;
+            store(shared, id, active, format!("http url {}", op.identifier)).await
+        }
+        ("local", name) => {
+            // The job that pinned it has let go of it: its client must send it again.
+            let _ = job;
+            Err(super::op::vanished(&format!("local source {name}")))
+        }
+        (other, _) => Err(unknown(other)),
+    }
+}
+
+async fn store(
+    shared: &Arc<Shared>,
+    id: Digest,
+    active: Active,
+    description: String,
+) -> Result<Ref, Failure> {
+    let refs = shared.refs.clone();
+    let meta = Meta {
+        description,
+        record_type: RecordType::Regular,
+        created: SystemTime::now(),
+    };
+    blocking(move || {
+        refs.put_layers(id, vec![LayerSpec::New(active)], meta)
+            .map_err(Failure::host)
+    })
+    .await
+}
+
+/// Brings a client's directory up to date and gives it the identity of its content.
+async fn local(
+    shared: &Arc<Shared>,
+    request: &wire::PinRequest,
+    op: &SourceOp,
+    name: &str,
+    sessions: &Sessions,
+    events: &Events,
+) -> Result<Digest, Failure> {
+    let list = |key: &str| -> Result<Vec<String>, Failure> {
+        match op.attrs.get(key) {
+            None => Ok(Vec::new()),
+            Some(json) => serde_json::from_str(json)
+                .map_err(|_| Failure::user(format!("{key} of {} is no list", op.identifier))),
+        }
+    };
+    let include = list("local.includepattern")?;
+    let exclude = list("local.excludepatterns")?;
+    let follow = list("local.followpaths")?;
+    let hint = op
+        .attrs
+        .get("local.sharedkeyhint")
+        .map_or("", String::as_str);
+    let meta = |description| Meta {
+        description,
+        record_type: RecordType::LocalSource,
+        created: SystemTime::now(),
+    };
+    let mutable = shared
+        .refs
+        .mutable(MutableOptions {
+            key: format!("local source {name}:{hint}:{}", request.shared_key),
+            base: None,
+            sharing: Sharing::Private,
+            fresh: false,
+            meta: meta(format!("local source for {name}")),
+        })
+        .await
+        .map_err(Failure::host)?;
+    let session = op
+        .attrs
+        .get("local.session")
+        .filter(|s| !s.is_empty())
+        .cloned()
+        .or_else(|| sessions.ids().first().cloned())
+        .ok_or_else(|| Failure::user("no local sources enabled"))?;
+
+    let started = SystemTime::now();
+    let label = format!("transferring {name}:");
+    let item = |current: u64, completed: Option<SystemTime>| wire::Progress {
+        id: label.clone(),
+        name: String::new(),
+        current: i64::try_from(current).unwrap_or(i64::MAX),
+        total: 0,
+        started: Some(started.into()),
+        completed: completed.map(Into::into),
+    };
+    events.item_edge(item(0, None)).await;
+    let told = events.clone();
+    let (begun, named) = (started, label.clone());
+    let options = ReceiveOptions {
+        differ: match op.attrs.get("local.differ").map(String::as_str) {
+            Some("none") => Differ::None,
+            Some(_) | None => Differ::Metadata,
+        },
+        progress: Some(Arc::new(move |bytes| {
+            told.item(wire::Progress {
+                id: named.clone(),
+                name: String::new(),
+                current: i64::try_from(bytes).unwrap_or(i64::MAX),
+                total: 0,
+                started: Some(begun.into()),
+                completed: None,
+            });
+        })),
+        ..ReceiveOptions::default()
+    };
+    let root = mutable.fs().map_err(Failure::host)?;
+    let received = sessions
+        .calls(&session)?
+        .sync_dir(name, &include, &exclude, &follow, root, options)
+        .await;
+    let received = match received {
+        Ok(received) => received,
+        Err(error) => {
+            // Nobody knows what is in it now.
+            mutable.discard();
+            return Err(Failure::from(error));
+        }
+    };
+    events
+        .item_edge(item(received.bytes, Some(SystemTime::now())))
+        .await;
+
+    let tree = shared
+        .digests
+        .local(&format!("{name}:{hint}:{}", request.shared_key));
+    let shared = shared.clone();
+    let (name, job) = (name.to_owned(), request.job.clone());
+    blocking(move || {
+        let root = mutable.fs().map_err(Failure::host)?;
+        tree.refresh();
+        let content = tree.select_all(&root, &[]).map_err(Failure::host)?;
+        let id = Digest::of(format!("drydock local source\0{content}"));
+        let description = format!("local source for {name}");
+        let stored = mutable
+            .freeze(id, meta(description))
+            .map_err(Failure::host)?;
+        shared.refs.lease(&job).add(&stored);
+        Ok(id)
+    })
+    .await
+}
+
+async fn http_request(op: &SourceOp, sessions: &Sessions) -> Result<source::HttpRequest, Failure> {
+    let attr = |key: &str| op.attrs.get(key).filter(|value| !value.is_empty()).cloned();
+    let number = |key: &str| -> Result<u32, Failure> {
+        attr(key).map_or(Ok(0), |text| {
+            text.parse()
+                .map_err(|_| Failure::user(format!("{key} is no number: {text}")))
+        })
+    };
+    let perm = attr("http.perm")
+        .map(|text| {
+            u32::from_str_radix(&text, 8)
+                .map_err(|_| Failure::user(format!("http.perm is not octal: {text}")))
+        })
+        .transpose()?;
+    let checksum = attr("http.checksum")
+        .map(|text| text.parse().map_err(|e| Failure::user(chain(&e))))
+        .transpose()?;
+    let mut headers: Vec<(String, String)> = op
+        .attrs
+        .iter()
+        .filter_map(|(key, value)| Some((key.strip_prefix("http.header.")?.to_owned(), value)))
+        .map(|(key, value)| (key, value.clone()))
+        .collect();
+    headers.sort();
+    let (auth_secret, authorization) = authorization(op, sessions).await?;
+    Ok(source::HttpRequest {
+        url: op.identifier.clone(),
+        checksum,
+        filename: attr("http.filename"),
+        perm,
+        uid: number("http.uid")?,
+        gid: number("http.gid")?,
+        headers,
+        auth_secret,
+        authorization,
+    })
+}
+
+/// The authorization that the client has for a URL: under the name the op gives, else under the
+/// names for its host (BuildKit: `source/http/source.go`).
+async fn authorization(
+    op: &SourceOp,
+    sessions: &Sessions,
+) -> Result<(Option<String>, Option<registry::Secret>), Failure> {
+    let host = op
+        .identifier
+        .split_once("://")
+        .and_then(|(_, rest)| rest.split(['/', '?', '#']).next())
+        .map(|authority| authority.rsplit('@').next().unwrap_or(authority).to_owned())
+        .unwrap_or_default();
+    let named = op
+        .attrs
+        .get("http.authheadersecret")
+        .filter(|name| !name.is_empty());
+    let candidates = match named {
+        Some(name) => vec![(name.clone(), "")],
+        None => vec![
+            (format!("HTTP_AUTH_HEADER_{host}"), ""),
+            (format!("HTTP_AUTH_TOKEN_{host}"), "Bearer "),
+        ],
+    };
+    for (name, prefix) in candidates {
+        let answer = sessions.first(|calls| {
+            let name = name.clone();
+            async move { calls.secret(&name).await.map_err(Failure::from) }
+        });
+        match answer.await {
+            Ok(value) => {
+                let value = String::from_utf8_lossy(&value).trim().to_owned();
+                let value = registry::Secret::new(format!("{prefix}{value}"));
+                return Ok((Some(name), Some(value)));
+            }
+            Err(failure) if failure.class == Class::NotFound => {}
+            Err(failure) if named.is_some() => return Err(failure),
+            // A client without secrets, or none at all: a public URL needs none.
+            Err(_) => {}
+        }
+    }
+    Ok((None, None))
+}
+
+/// Host and path of a URL that a client serves itself.
+fn upload(url: &str) -> Option<(String, String)> {
+    let (_, rest) = url.split_once("://")?;
+    let (host, path) = rest.split_once('/')?;
+    (host == UPLOAD_HOST).then(|| (host.to_owned(), format!("/{path}")))
+}
+
+async fn open_upload(
+    sessions: &Sessions,
+    host: &str,
+    path: &str,
+) -> Result<registry::BlobStream, Failure> {
+    use futures::StreamExt as _;
+    let id = sessions.ids().first().cloned();
+    let id = id.ok_or_else(|| Failure::user("an upload needs a session"))?;
+    let stream = sessions
+        .calls(&id)?
+        .upload(host, path)
+        .await
+        .map_err(Failure::from)?;
+    Ok(stream
+        .map(|chunk| chunk.map_err(std::io::Error::other))
+        .boxed())
+}
+
+impl From<session::SessionError> for Failure {
+    fn from(error: session::SessionError) -> Failure {
+        let class = if error.is_not_found() {
+            Class::NotFound
+        } else if error.is_gone() {
+            Class::Canceled
+        } else {
+            Class::User
+        };
+        Failure::new(class, chain(&error))
+    }
+}
