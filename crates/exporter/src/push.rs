@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use oci::Reference;
 use registry::{
@@ -76,8 +78,11 @@ async fn push_blobs(
     let total = blobs.iter().map(|blob| blob.descriptor.size).sum();
     let layers = progress.begin("pushing layers", total);
     let counts: Vec<Arc<AtomicU64>> = blobs.iter().map(|_| Arc::default()).collect();
-    let all = stream::iter(blobs.iter().zip(&counts))
-        .map(|(blob, sent)| push_blob(repository, blob, sent, reader))
+    let mut pushes: Vec<BoxFuture<'_, Result<(), RegistryError>>> = Vec::new();
+    for (blob, sent) in blobs.into_iter().zip(&counts) {
+        pushes.push(push_blob(repository, blob, sent, reader).boxed());
+    }
+    let all = stream::iter(pushes)
         .buffer_unordered(PARALLEL)
         .try_collect::<()>();
     tokio::select! {

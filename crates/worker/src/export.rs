@@ -209,28 +209,30 @@ async fn send(
         drop(near);
         made
     };
-    let sending = async {
-        let mut chunk = bytes::BytesMut::new();
-        loop {
-            chunk.reserve(PIPE);
-            match far.read_buf(&mut chunk).await {
-                Ok(0) | Err(_) => return true,
-                Ok(_) => {
-                    if !client.write(chunk.split().freeze()).await {
-                        return false;
+    let made = {
+        let sending = async {
+            let mut chunk = bytes::BytesMut::new();
+            loop {
+                chunk.reserve(PIPE);
+                match far.read_buf(&mut chunk).await {
+                    Ok(0) | Err(_) => return true,
+                    Ok(_) => {
+                        if !client.write(chunk.split().freeze()).await {
+                            return false;
+                        }
                     }
                 }
             }
+        };
+        tokio::pin!(making, sending);
+        tokio::select! {
+            made = &mut making => {
+                sending.await;
+                made
+            }
+            // The client takes no more: what it says about that counts, not that the pipe is broken.
+            wanted = &mut sending => if wanted { making.await } else { Ok(()) },
         }
-    };
-    tokio::pin!(making, sending);
-    let made = tokio::select! {
-        made = &mut making => {
-            sending.await;
-            made
-        }
-        // The client takes no more: what it says about that counts, not that the pipe is broken.
-        wanted = &mut sending => if wanted { making.await } else { Ok(()) },
     };
     match made {
         Ok(()) => client.finish().await.map_err(Failure::from),

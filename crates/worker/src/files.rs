@@ -86,7 +86,7 @@ pub(crate) async fn read_dir(
         for entry in entries {
             let name = entry.name.to_string_lossy().into_owned();
             let wanted = request.include_pattern.is_empty()
-                || fstree::pattern::go_match(&request.include_pattern, &name)
+                || fstree::pattern::go_match(&request.include_pattern, Path::new(&name))
                     .map_err(|error| Failure::user(crate::failure::chain(&error)))?;
             if wanted {
                 stats.push(stat(&root, &path.join(&entry.name), name)?);

@@ -13,7 +13,7 @@ use refs::{Image, Lease, RecordType};
 use registry::{Anonymous, BlobStream, Progress};
 use source::{ImageRequest, LayoutStore, Sources};
 use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
-use tonic::{Status, Streaming};
+use tonic::Streaming;
 
 use crate::failure::{Failure, blocking, chain};
 use crate::images;
@@ -71,11 +71,12 @@ fn take(reader: impl Read, content: &Content, lease: &Lease) -> Result<Index, Fa
             let digest: Digest = format!("sha256:{hex}")
                 .parse()
                 .map_err(|e| Failure::user(chain(&e)))?;
-            let store = |e: content::WriteError| Failure::user(chain(&e));
-            let mut writer = content.begin().map_err(store)?;
+            let mut writer = content.begin().map_err(Failure::host)?;
             io::copy(&mut entry, &mut writer).map_err(broken)?;
             writer.flush().map_err(broken)?;
-            writer.commit(Some(digest)).map_err(store)?;
+            writer
+                .commit(Some(digest))
+                .map_err(|e| Failure::user(chain(&e)))?;
             lease.keep_blob(digest);
         }
     }

@@ -60,11 +60,7 @@ impl WorkerService {
             dir,
             reason: failure.to_string(),
         })?;
-        let fetcher = source::Fetcher::new(
-            refs.clone(),
-            refs.snapshots().clone(),
-            refs.content().clone(),
-        );
+        let fetcher = source::Fetcher::new(refs.clone());
         let shared = Arc::new(Shared {
             fetcher,
             exporter: exporter::Exporter::new(refs.clone(), registry.clone()),

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use executor::{Output, ProcessRequest, Stdio};
+use std::path::Path;
+
+use executor::{Output, ProcessSpec, Stdio};
 use proto::worker as wire;
+use sys::root::RootDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -12,8 +15,9 @@ use wire::attach_request::Request as In;
 use wire::attach_response::Response as Out;
 
 use super::log::MAX_FRAME;
-use super::{Entry, run, signal_number};
-use crate::failure::Failure;
+use super::create::set_env;
+use super::{Entry, Further, run, signal_number};
+use crate::failure::{Failure, chain};
 use crate::state::Shared;
 
 /// How many pieces of output may wait for a slow caller.
@@ -157,14 +161,9 @@ async fn exec(
             stdin: spec.open_stdin,
         }
     };
-    let request = ProcessRequest {
-        args: spec.args,
-        env: spec.env,
-        user: spec.user,
-        cwd: spec.cwd,
-        stdio,
-    };
-    let process = container.exec(request).await.map_err(run::create_failure)?;
+    let process = process_spec(&container, &entry.further, spec)?;
+    let process = container.exec(&process, stdio).await;
+    let process = process.map_err(run::create_failure)?;
     say(
         &sender,
         Out::Started(wire::StartContainerResponse::default()),
@@ -172,6 +171,44 @@ async fn exec(
     .await;
     tokio::spawn(serve_process(process, requests, sender));
     Ok(())
+}
+
+/// A process as the container's own, with what the caller wants otherwise.
+fn process_spec(
+    container: &executor::Container,
+    further: &Further,
+    spec: wire::ExecSpec,
+) -> Result<ProcessSpec, Failure> {
+    let pid = container
+        .pid()
+        .ok_or_else(|| Failure::user("the container has ended"))?;
+    let root = RootDir::open(Path::new(&format!("/proc/{pid}/root"))).map_err(Failure::host)?;
+    let or = |given: String, own: &String| if given.is_empty() { own.clone() } else { given };
+    let user = or(spec.user, &further.user);
+    let user = executor::user::lookup(&root, &user).map_err(|e| Failure::user(chain(&e)))?;
+    let mut env = further.env.clone();
+    if spec.tty {
+        set_env(&mut env, "TERM=xterm".to_owned());
+    }
+    for entry in spec.env {
+        set_env(&mut env, entry);
+    }
+    let step = executor::spec::StepSpec {
+        args: spec.args,
+        env,
+        cwd: or(spec.cwd, &further.cwd),
+        user,
+        hostname: String::new(),
+        ulimits: Vec::new(),
+        limits: sys::cgroup::Limits::default(),
+        security: executor::spec::Security::Sandbox,
+        readonly_rootfs: false,
+        shm_size_bytes: 0,
+        oom_score_adj: None,
+    };
+    let spec = executor::spec::step(step).map_err(|e| Failure::user(chain(&e)))?;
+    let process = spec.process().clone();
+    process.ok_or_else(|| Failure::bug("a step without a process"))
 }
 
 /// Carries the streams of a further process until it has ended or the caller is gone; then it is

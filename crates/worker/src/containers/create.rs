@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use super::log::Log;
 use super::record::{Mount, Port, Record, State, is_name};
-use super::{Entry, Made, make_dir};
+use super::{Entry, Further, Made, make_dir};
 use crate::failure::{Failure, blocking, chain};
 use crate::sessions::Sessions;
 use crate::state::{Shared, id};
@@ -68,7 +68,7 @@ pub(crate) async fn create(
     } else {
         &request.user
     };
-    let user = executor::user::lookup(&root, user).map_err(|e| Failure::user(chain(&e)))?;
+    let ids = executor::user::lookup(&root, user).map_err(|e| Failure::user(chain(&e)))?;
     drop(root);
     let hostname = match request.hostname.as_str() {
         "" => id[..12].to_owned(),
@@ -90,15 +90,20 @@ pub(crate) async fn create(
     } else {
         &request.cwd
     };
-    let step = executor::spec::StepSpec {
-        args: args.clone(),
+    let further = Further {
         env: env(&request, &config, &hostname),
         cwd: if cwd.is_empty() {
             "/".to_owned()
         } else {
             cwd.clone()
         },
-        user,
+        user: user.clone(),
+    };
+    let step = executor::spec::StepSpec {
+        args: args.clone(),
+        env: further.env.clone(),
+        cwd: further.cwd.clone(),
+        user: ids,
         hostname,
         ulimits: Vec::new(),
         limits: sys::cgroup::Limits::default(),
@@ -152,6 +157,7 @@ pub(crate) async fn create(
         made: Mutex::new(Some(Made {
             spec: Box::new(prepared),
         })),
+        further,
         live: Mutex::new(None),
         stdin: tokio::sync::Mutex::new(None),
         layer: Mutex::new(Some(active)),
@@ -234,17 +240,20 @@ fn args(
     Ok(args)
 }
 
+/// Sets a variable, which may have been set before.
+pub(super) fn set_env(env: &mut Vec<String>, entry: String) {
+    let name = entry.split('=').next().unwrap_or_default().to_owned();
+    env.retain(|known| known.split('=').next() != Some(name.as_str()));
+    env.push(entry);
+}
+
 fn env(
     request: &wire::CreateContainerRequest,
     config: &ImageConfig,
     hostname: &str,
 ) -> Vec<String> {
     let mut env: Vec<String> = Vec::new();
-    let mut set = |entry: String| {
-        let name = entry.split('=').next().unwrap_or_default().to_owned();
-        env.retain(|known| known.split('=').next() != Some(name.as_str()));
-        env.push(entry);
-    };
+    let mut set = |entry| set_env(&mut env, entry);
     set("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
     set(format!("HOSTNAME={hostname}"));
     if request.tty {

@@ -37,6 +37,8 @@ pub(crate) struct Entry {
     log: Arc<Log>,
     /// What it is made of, until it starts.
     made: Mutex<Option<Made>>,
+    /// What further processes in it begin with.
+    further: Further,
     /// The running process.
     live: Mutex<Option<Arc<executor::Container>>>,
     stdin: tokio::sync::Mutex<Option<executor::Input>>,
@@ -44,6 +46,14 @@ pub(crate) struct Entry {
     layer: Mutex<Option<Active>>,
     exit: watch::Sender<Option<wire::ExitStatus>>,
     _image: Option<Ref>,
+}
+
+/// What a further process in a container has unless it is told otherwise.
+#[derive(Clone, Debug, Default)]
+struct Further {
+    env: Vec<String>,
+    cwd: String,
+    user: String,
 }
 
 /// A container that is ready to start.
@@ -111,6 +121,7 @@ impl Containers {
                 dir: path,
                 log,
                 made: Mutex::new(None),
+                further: Further::default(),
                 live: Mutex::new(None),
                 stdin: tokio::sync::Mutex::new(None),
                 layer: Mutex::new(None),

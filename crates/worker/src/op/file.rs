@@ -229,10 +229,8 @@ fn copy(
     let mode = match (action.mode_str.as_str(), action.mode) {
         ("", None) => fstree::copy::ModeChange::Keep,
         ("", Some(mode)) => fstree::copy::ModeChange::Octal(mode),
-        (text, _) => fstree::copy::ModeChange::Symbolic(
-            text.parse()
-                .map_err(|e| Failure::user(crate::failure::chain(&e)))?,
-        ),
+        (text, _) => fstree::copy::ModeChange::parse(text)
+            .map_err(|e| Failure::user(crate::failure::chain(&e)))?,
     };
     let options = fstree::copy::CopyOptions {
         mode,
