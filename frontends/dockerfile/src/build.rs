@@ -29,12 +29,22 @@ const BUILTIN: &str = "dockerfile.v0";
 
 /// The frontend for Dockerfiles, `dockerfile.v0`.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Dockerfile;
+pub struct Dockerfile {
+    _private: (),
+}
+
+impl Dockerfile {
+    /// The frontend; it has no state.
+    pub fn new() -> Dockerfile {
+        Dockerfile::default()
+    }
+}
 
 #[async_trait]
 impl Frontend for Dockerfile {
     async fn build(&self, bridge: Arc<dyn Bridge>) -> Result<BuildResult, FrontendError> {
-        let options = Options::read(bridge.options(), bridge.worker_platforms()[0].clone())
+        let worker = bridge.worker_platforms().first().cloned();
+        let options = Options::read(bridge.options(), worker.unwrap_or_else(Platform::host))
             .map_err(|error| FrontendError::invalid(chain(&error)))?;
         let build = Build {
             client: Client::new(bridge.clone(), Arc::new(options.clone())),
