@@ -3,7 +3,7 @@
 //! Owns the conversion between `moby.buildkit.v1` and the engine's types, in both directions, and
 //! nothing else. Start at [`Control`].
 
-mod history;
+mod failure;
 mod request;
 mod service;
 mod status;

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use engine::{AllowedEntitlements, BuildError, BuildRequest, Entitlements, ExporterKind, ExporterSpec};
+use engine::{
+    AllowedEntitlements, BuildError, BuildRequest, Entitlements, ExporterKind, ExporterSpec,
+};
 use proto::control as wire;
 use proto::pb;
 
@@ -54,13 +56,22 @@ pub(crate) fn build_request(
 }
 
 fn exporters(request: &wire::SolveRequest) -> Result<Vec<ExporterSpec>, BuildError> {
-    let listed = request.exporters.iter().map(|e| (e.r#type.as_str(), &e.attrs));
-    let old = Some((request.exporter_deprecated.as_str(), &request.exporter_attrs_deprecated))
-        .filter(|(kind, _)| !kind.is_empty() && request.exporters.is_empty());
+    let listed = request
+        .exporters
+        .iter()
+        .map(|e| (e.r#type.as_str(), &e.attrs));
+    let old = Some((
+        request.exporter_deprecated.as_str(),
+        &request.exporter_attrs_deprecated,
+    ))
+    .filter(|(kind, _)| !kind.is_empty() && request.exporters.is_empty());
     listed
         .chain(old)
         .map(|(kind, attrs)| {
-            Ok(ExporterSpec { kind: ExporterKind::parse(kind)?, attrs: attrs.clone() })
+            Ok(ExporterSpec {
+                kind: ExporterKind::parse(kind)?,
+                attrs: attrs.clone(),
+            })
         })
         .collect()
 }
@@ -68,11 +79,19 @@ fn exporters(request: &wire::SolveRequest) -> Result<Vec<ExporterSpec>, BuildErr
 /// No exporter of build caches is there yet: a build that asks for one must not seem to do it.
 /// Imports that cannot be read are only a warning in BuildKit, so they are not refused here.
 fn cache_exports(request: &wire::SolveRequest) -> Result<(), BuildError> {
-    let Some(cache) = &request.cache else { return Ok(()) };
+    let Some(cache) = &request.cache else {
+        return Ok(());
+    };
     let old = Some("registry").filter(|_| !cache.export_ref_deprecated.is_empty());
-    let mut kinds = cache.exports.iter().map(|entry| entry.r#type.as_str()).chain(old);
+    let mut kinds = cache
+        .exports
+        .iter()
+        .map(|entry| entry.r#type.as_str())
+        .chain(old);
     match kinds.next() {
-        Some(kind) => Err(BuildError::user(format!("unknown cache exporter: \"{kind}\""))),
+        Some(kind) => Err(BuildError::user(format!(
+            "unknown cache exporter: \"{kind}\""
+        ))),
         None => Ok(()),
     }
 }
@@ -105,7 +124,10 @@ mod tests {
     use super::*;
 
     fn check(change: impl FnOnce(&mut wire::SolveRequest)) -> Result<BuildRequest, String> {
-        let mut request = wire::SolveRequest { r#ref: "r".to_owned(), ..Default::default() };
+        let mut request = wire::SolveRequest {
+            r#ref: "r".to_owned(),
+            ..Default::default()
+        };
         change(&mut request);
         build_request(request, AllowedEntitlements::default()).map_err(|e| e.to_string())
     }
@@ -118,7 +140,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_done_is_refused_and_named() {
-        let exporter = wire::Exporter { r#type: "x".to_owned(), ..Default::default() };
+        let exporter = wire::Exporter {
+            r#type: "x".to_owned(),
+            ..Default::default()
+        };
         assert_eq!(
             check(|r| r.exporters.push(exporter)).unwrap_err(),
             "exporter \"x\" could not be found"
@@ -127,7 +152,10 @@ mod tests {
             check(|r| r.compatibility_version = 31).unwrap_err(),
             "unsupported compatibility-version 31: upgrade buildkit (max supported: 30)"
         );
-        let entry = wire::CacheOptionsEntry { r#type: "gha".to_owned(), ..Default::default() };
+        let entry = wire::CacheOptionsEntry {
+            r#type: "gha".to_owned(),
+            ..Default::default()
+        };
         assert_eq!(
             check(|r| r.cache.get_or_insert_default().exports.push(entry)).unwrap_err(),
             "unknown cache exporter: \"gha\""

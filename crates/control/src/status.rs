@@ -20,7 +20,12 @@ pub(crate) fn responses(events: &[Arc<Event>]) -> Vec<wire::StatusResponse> {
             Event::Vertex(state) => current.vertexes.push(vertex(state)),
             Event::Item(state) => current.statuses.push(item(state)),
             Event::Warning { warning: w } => current.warnings.push(warning(w)),
-            Event::Output { vertex, stream, data, time } => {
+            Event::Output {
+                vertex,
+                stream,
+                data,
+                time,
+            } => {
                 if logged + data.len() > MAX_LOG && logged > 0 {
                     all.push(std::mem::take(&mut current));
                     logged = 0;
@@ -81,7 +86,11 @@ fn warning(warning: &frontend::Warning) -> wire::VertexWarning {
         vertex: warning.vertex.to_string(),
         level: warning.level,
         short: warning.short.clone().into(),
-        detail: warning.detail.iter().map(|line| line.clone().into()).collect(),
+        detail: warning
+            .detail
+            .iter()
+            .map(|line| line.clone().into())
+            .collect(),
         url: warning.url.clone(),
         info: location.map(source_info),
         ranges: location.map(ranges).unwrap_or_default(),
@@ -104,7 +113,10 @@ pub(crate) fn ranges(location: &frontend::SourceLocation) -> Vec<pb::Range> {
     location
         .ranges
         .iter()
-        .map(|(start, end)| pb::Range { start: Some(position(*start)), end: Some(position(*end)) })
+        .map(|(start, end)| pb::Range {
+            start: Some(position(*start)),
+            end: Some(position(*end)),
+        })
         .collect()
 }
 

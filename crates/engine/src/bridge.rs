@@ -72,7 +72,7 @@ impl Shared {
             return Ok(None);
         };
         match self.job.realize(graph).await {
-            Ok(id) => Ok(id),
+            Ok(id) => Ok(Some(id)),
             Err(error) => Err(self.sources.explain(error)),
         }
     }

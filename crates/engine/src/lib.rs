@@ -49,11 +49,25 @@ pub struct Options {
 }
 
 impl Engine {
-    /// An engine that builds on `worker` and looks keys up in `index`.
-    pub fn new(worker: Worker, index: Arc<dyn solver::KeyIndex>, options: Options) -> Engine {
-        let port = Arc::new(worker_client::JobPort::new(worker.clone()));
+    /// An engine that builds on `worker` for the clients of `sessions`, and looks keys up in
+    /// `index`. Must be called within a tokio runtime.
+    pub fn new(
+        worker: Worker,
+        sessions: session::Sessions,
+        index: Arc<dyn solver::KeyIndex>,
+        options: Options,
+    ) -> Engine {
+        let shared_key: worker_client::SharedKeys = Arc::new(move |id| {
+            let session = sessions.find(id);
+            session.map_or_else(String::new, |s| s.identity.shared_key.clone())
+        });
+        let port = Arc::new(worker_client::JobPort::new(worker.clone(), shared_key));
         let parallel = options.max_parallelism.unwrap_or_else(default_parallelism);
-        let solver = solver::Solver::new(port, index, steps::solver_options(parallel));
+        let options_of_solver = solver::Options {
+            max_parallel: parallel,
+            ..solver::Options::default()
+        };
+        let solver = solver::Solver::new(port, index, options_of_solver);
         Engine {
             inner: Arc::new(Inner {
                 worker,
@@ -83,6 +97,11 @@ impl Engine {
     /// When there is no such build, after a few seconds of waiting for it.
     pub async fn watch(&self, name: &str) -> Result<progress::Watcher, BuildError> {
         Ok(self.inner.builds.log(name).await?.watch())
+    }
+
+    /// Stops all builds and waits until their steps have ended.
+    pub async fn shutdown(&self) {
+        self.inner.solver.shutdown().await;
     }
 
     /// How many builds run.

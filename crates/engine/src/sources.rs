@@ -40,7 +40,7 @@ impl SourceMaps {
                 Some(SourceLocation {
                     filename: info.filename.clone(),
                     language: info.language.clone(),
-                    data: Arc::from(info.data.as_slice()),
+                    data: Arc::from(&*info.data),
                     ranges: location
                         .ranges
                         .iter()

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use solver::{EventKind, JobEvent};
-use tokio::sync::mpsc;
+use solver::{EventKind, Events, JobEvent};
 use tokio::task::JoinHandle;
 
 use crate::progress::{Event, ItemState, Log, VertexState};
@@ -15,9 +14,9 @@ pub(crate) struct Follower {
 
 impl Follower {
     /// Follows `events` until the job has ended.
-    pub(crate) fn spawn(mut events: mpsc::UnboundedReceiver<JobEvent>, log: Arc<Log>) -> Follower {
+    pub(crate) fn spawn(mut events: Events, log: Arc<Log>) -> Follower {
         let task = tokio::spawn(async move {
-            while let Some(event) = events.recv().await {
+            while let Some(event) = events.next().await {
                 apply(&log, event);
             }
         });

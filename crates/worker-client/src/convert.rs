@@ -11,7 +11,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::transport::Channel;
 use wire::worker_client::WorkerClient;
 
-use crate::{Description, Export, GcPolicy, WorkerError};
+use crate::{Description, Export, GcPolicy, UsageRecord, WorkerError};
 
 /// What is told of a long call while it runs.
 #[derive(Clone, Debug)]
@@ -239,6 +239,27 @@ pub(crate) fn export_to_wire(export: Export) -> wire::ExportRequest {
         multi_platform: export.multi_platform,
         metadata: export.metadata,
     }
+}
+
+pub(crate) fn usage(record: wire::UsageRecord) -> UsageRecord {
+    UsageRecord {
+        id: record.id,
+        mutable: record.mutable,
+        in_use: record.in_use,
+        size: record.size,
+        parents: record.parents,
+        created: record.created.and_then(time),
+        last_used: record.last_used.and_then(time),
+        usage_count: record.usage_count,
+        description: record.description,
+        record_type: record.record_type,
+        shared: record.shared,
+    }
+}
+
+/// A duration on the wire; one of more than 292 years is that.
+pub(crate) fn nanoseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
 /// A wire timestamp; one before the epoch or out of range is none.

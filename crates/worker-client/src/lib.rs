@@ -10,11 +10,12 @@ mod port;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use oci::{Digest, Platform};
 use proto::worker as wire;
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::transport::Channel;
 use wire::worker_client::WorkerClient;
 
@@ -60,6 +61,33 @@ pub struct GcPolicy {
     pub max_used_space: i64,
     /// So much of the disk is to be free.
     pub min_free_space: i64,
+}
+
+/// One thing that a worker keeps.
+#[derive(Clone, Debug)]
+pub struct UsageRecord {
+    /// Its name.
+    pub id: String,
+    /// Whether it can still change.
+    pub mutable: bool,
+    /// Whether something uses it now.
+    pub in_use: bool,
+    /// Bytes on disk.
+    pub size: i64,
+    /// What it is based on.
+    pub parents: Vec<String>,
+    /// When it was made.
+    pub created: Option<SystemTime>,
+    /// When it was last used.
+    pub last_used: Option<SystemTime>,
+    /// How often it was used.
+    pub usage_count: i64,
+    /// For people.
+    pub description: String,
+    /// `regular`, `source.local`, `exec.cachemount` and so on.
+    pub record_type: String,
+    /// Whether an image uses it too.
+    pub shared: bool,
 }
 
 /// One platform's part of what is exported.
@@ -250,6 +278,44 @@ impl Worker {
         let request = convert::export_to_wire(export);
         let stream = self.client.clone().export(request).await?.into_inner();
         Ok(convert::follow(stream, news).await?.response)
+    }
+
+    /// What the worker keeps: records that match one of `filter`, unused for `age` at least.
+    ///
+    /// # Errors
+    /// When a filter cannot be read.
+    pub async fn disk_usage(
+        &self,
+        filter: Vec<String>,
+        age: Duration,
+    ) -> Result<Vec<UsageRecord>, WorkerError> {
+        let request = wire::DiskUsageRequest {
+            filter,
+            age_limit_ns: convert::nanoseconds(age),
+        };
+        let answer = self.client.clone().disk_usage(request).await?.into_inner();
+        Ok(answer.records.into_iter().map(convert::usage).collect())
+    }
+
+    /// Throws away what `policy` says and nothing uses; a policy without bounds means all of it.
+    ///
+    /// # Errors
+    /// When a filter cannot be read.
+    pub async fn prune(
+        &self,
+        policy: GcPolicy,
+    ) -> Result<impl Stream<Item = Result<UsageRecord, WorkerError>> + Send + use<>, WorkerError>
+    {
+        let request = wire::PruneRequest {
+            filter: policy.filters,
+            all: policy.all,
+            keep_duration_ns: convert::nanoseconds(policy.keep_duration),
+            reserved_space: policy.reserved_space,
+            max_used_space: policy.max_used_space,
+            min_free_space: policy.min_free_space,
+        };
+        let removed = self.client.clone().prune(request).await?.into_inner();
+        Ok(removed.map(|record| Ok(convert::usage(record?))))
     }
 
     /// Ends a job: what it touched is no longer kept for it. With `flush` the call answers when all

@@ -1,0 +1,249 @@
+//! The service.
+
+use std::pin::Pin;
+use std::time::SystemTime;
+
+use engine::Engine;
+use futures::{Stream, StreamExt as _};
+use proto::control as wire;
+use proto::control::control_server::{Control as ControlApi, ControlServer};
+use proto::pb;
+use proto::types;
+use rpc::tunnel;
+use session::{Identity, Sessions};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataValue;
+use tonic::service::Routes;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{failure, request, status, usage};
+
+/// Header with the daemon's time, by which clients correct the clocks of what they show.
+const TIMESTAMP: &str = "buildkit-current-timestamp";
+
+/// Status responses that wait for a slow watcher.
+const QUEUE: usize = 16;
+
+/// What the daemon says it is; clients decide by it what they may ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Version {
+    /// Where the source is.
+    pub package: String,
+    /// BuildKit's version that this one is to be taken for, like `v0.26.0`.
+    pub version: String,
+    /// The source's revision.
+    pub revision: String,
+}
+
+/// `moby.buildkit.v1.Control`.
+#[derive(Clone)]
+pub struct Control {
+    engine: Engine,
+    sessions: Sessions,
+    version: Version,
+}
+
+impl Control {
+    /// Builds with `engine` for the clients whose sessions are in `sessions`.
+    pub fn new(engine: Engine, sessions: Sessions, version: Version) -> Control {
+        Control {
+            engine,
+            sessions,
+            version,
+        }
+    }
+
+    /// All that a daemon answers: this service, health and reflection.
+    ///
+    /// # Panics
+    /// Never: the descriptors that reflection answers with are our own.
+    pub fn routes(&self) -> Routes {
+        let control = ControlServer::new(self.clone())
+            .max_decoding_message_size(rpc::MAX_MESSAGE_SIZE)
+            .max_encoding_message_size(rpc::MAX_MESSAGE_SIZE);
+        let (_, health) = tonic_health::server::health_reporter();
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
+        };
+        let v1 = reflection().build_v1().expect("own descriptors decode");
+        let alpha = reflection()
+            .build_v1alpha()
+            .expect("own descriptors decode");
+        Routes::new(control)
+            .add_service(health)
+            .add_service(v1)
+            .add_service(alpha)
+    }
+
+    fn version(&self) -> types::BuildkitVersion {
+        types::BuildkitVersion {
+            package: self.version.package.clone(),
+            version: self.version.version.clone(),
+            revision: self.version.revision.clone(),
+            ..types::BuildkitVersion::default()
+        }
+    }
+
+    fn worker(&self) -> types::WorkerRecord {
+        let worker = self.engine.worker().description();
+        types::WorkerRecord {
+            id: worker.id.clone(),
+            labels: worker.labels.clone(),
+            platforms: worker.platforms.iter().map(platform).collect(),
+            gc_policy: worker.gc_policies.iter().map(gc_policy).collect(),
+            buildkit_version: Some(self.version()),
+            cdi_devices: Vec::new(),
+        }
+    }
+}
+
+fn platform(platform: &oci::Platform) -> pb::Platform {
+    pb::Platform {
+        architecture: platform.architecture.clone(),
+        os: platform.os.clone(),
+        variant: platform.variant.clone(),
+        os_version: platform.os_version.clone(),
+        os_features: platform.os_features.clone(),
+    }
+}
+
+fn gc_policy(policy: &worker_client::GcPolicy) -> types::GcPolicy {
+    types::GcPolicy {
+        all: policy.all,
+        keep_duration: i64::try_from(policy.keep_duration.as_nanos()).unwrap_or(i64::MAX),
+        reserved_space: policy.reserved_space,
+        filters: policy.filters.clone(),
+        max_used_space: policy.max_used_space,
+        min_free_space: policy.min_free_space,
+    }
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// A response whose headers tell the time.
+fn timed<T>(body: T) -> Response<T> {
+    let mut response = Response::new(body);
+    let now = OffsetDateTime::from(SystemTime::now()).format(&Rfc3339);
+    if let Some(value) = now.ok().and_then(|text| MetadataValue::try_from(text).ok()) {
+        response.metadata_mut().insert(TIMESTAMP, value);
+    }
+    response
+}
+
+#[tonic::async_trait]
+impl ControlApi for Control {
+    async fn disk_usage(
+        &self,
+        request: Request<wire::DiskUsageRequest>,
+    ) -> Answer<wire::DiskUsageResponse> {
+        let request = request.into_inner();
+        let age = usage::duration(request.age_limit);
+        let records = self.engine.worker().disk_usage(request.filter, age).await;
+        let records = records.map_err(|error| usage::failure(&error))?;
+        let record = records.into_iter().map(usage::record).collect();
+        Ok(Response::new(wire::DiskUsageResponse { record }))
+    }
+
+    type PruneStream = Responses<wire::UsageRecord>;
+
+    async fn prune(&self, request: Request<wire::PruneRequest>) -> Answer<Self::PruneStream> {
+        let policy = usage::policy(request.into_inner());
+        let removed = self.engine.worker().prune(policy).await;
+        let removed = removed.map_err(|error| usage::failure(&error))?;
+        let records = removed.map(|record| match record {
+            Ok(record) => Ok(usage::record(record)),
+            Err(error) => Err(usage::failure(&error)),
+        });
+        Ok(Response::new(records.boxed()))
+    }
+
+    async fn solve(&self, request: Request<wire::SolveRequest>) -> Answer<wire::SolveResponse> {
+        let request = request::build_request(request.into_inner(), self.engine.allowed())
+            .map_err(|error| failure::status(&error))?;
+        let solved = self.engine.solve(request).await;
+        let exporter_response = solved.map_err(|error| failure::status(&error))?;
+        Ok(Response::new(wire::SolveResponse { exporter_response }))
+    }
+
+    type StatusStream = ReceiverStream<Result<wire::StatusResponse, Status>>;
+
+    async fn status(&self, request: Request<wire::StatusRequest>) -> Answer<Self::StatusStream> {
+        let name = request.into_inner().r#ref;
+        let watcher = self.engine.watch(&name).await;
+        let mut watcher = watcher.map_err(|error| Status::not_found(error.message))?;
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        tokio::spawn(async move {
+            loop {
+                let events = tokio::select! {
+                    events = watcher.next() => events,
+                    () = sender.closed() => return,
+                };
+                let Some(events) = events else { return };
+                for response in status::responses(&events) {
+                    if sender.send(Ok(response)).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        Ok(timed(ReceiverStream::new(receiver)))
+    }
+
+    type SessionStream = Responses<wire::BytesMessage>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<wire::BytesMessage>>,
+    ) -> Answer<Self::SessionStream> {
+        let identity = Identity::from_metadata(request.metadata())
+            .map_err(|error| Status::invalid_argument(rpc::status::chain(&error)))?;
+        let incoming = request.into_inner();
+        let (outgoing, messages) = tunnel::outgoing();
+        let (sessions, id) = (self.sessions.clone(), identity.id.clone());
+        tokio::spawn(async move {
+            if let Err(error) = sessions.accept(identity, incoming, outgoing).await {
+                tracing::info!(session = %id, error = %rpc::status::chain(&error), "a session ended");
+            }
+        });
+        Ok(Response::new(messages.map(Ok).boxed()))
+    }
+
+    async fn list_workers(
+        &self,
+        _: Request<wire::ListWorkersRequest>,
+    ) -> Answer<wire::ListWorkersResponse> {
+        let record = vec![self.worker()];
+        Ok(Response::new(wire::ListWorkersResponse { record }))
+    }
+
+    async fn info(&self, _: Request<wire::InfoRequest>) -> Answer<wire::InfoResponse> {
+        Ok(Response::new(wire::InfoResponse {
+            buildkit_version: Some(self.version()),
+        }))
+    }
+
+    type ListenBuildHistoryStream = Responses<wire::BuildHistoryEvent>;
+
+    async fn listen_build_history(
+        &self,
+        _: Request<wire::BuildHistoryRequest>,
+    ) -> Answer<Self::ListenBuildHistoryStream> {
+        Err(no_history())
+    }
+
+    async fn update_build_history(
+        &self,
+        _: Request<wire::UpdateBuildHistoryRequest>,
+    ) -> Answer<wire::UpdateBuildHistoryResponse> {
+        Err(no_history())
+    }
+}
+
+fn no_history() -> Status {
+    Status::unimplemented("this daemon keeps no history of builds")
+}
