@@ -1,0 +1,24 @@
+//! When a daemon that was started for a command may leave.
+
+use std::time::{Duration, Instant};
+
+use super::parts::Daemon;
+
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Resolves when `daemon` had nothing to do for `limit`; without a limit never.
+pub(super) async fn wait(daemon: &Daemon, limit: Option<Duration>) {
+    let Some(limit) = limit else {
+        return std::future::pending().await;
+    };
+    let mut busy = Instant::now();
+    loop {
+        tokio::time::sleep(LOOK.min(limit)).await;
+        if !daemon.is_idle() {
+            busy = Instant::now();
+        } else if busy.elapsed() >= limit {
+            return;
+        }
+    }
+}
