@@ -1,6 +1,11 @@
 //! Commands that are programs of their own.
 
 use std::ffi::OsString;
+#[cfg(not(feature = "vectors"))]
+use std::path::PathBuf;
+
+#[cfg(not(feature = "vectors"))]
+use anyhow::Context as _;
 
 use crate::shell;
 
@@ -32,6 +37,25 @@ pub(crate) fn bench(arguments: &[OsString]) -> anyhow::Result<()> {
             .args(["--", "bench", "--"])
             .args(arguments),
     )
+}
+
+/// Runs this program anew with the frontend.
+#[cfg(not(feature = "vectors"))]
+pub(crate) fn vectors(files: &[PathBuf]) -> anyhow::Result<()> {
+    // Cargo runs in the checkout, whatever directory this is.
+    let files = files.iter().map(|file| {
+        std::path::absolute(file).with_context(|| format!("`{}` is no path", file.display()))
+    });
+    let files = files.collect::<anyhow::Result<Vec<_>>>()?;
+    let run = [
+        "run",
+        "--quiet",
+        "--package",
+        "xtask",
+        "--features",
+        "vectors",
+    ];
+    shell::run(shell::cargo(run).args(["--", "vectors"]).args(files))
 }
 
 /// Runs the solver's simulator over `sim.seeds` seeds.

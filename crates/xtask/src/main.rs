@@ -13,8 +13,11 @@ mod needs;
 mod shell;
 mod standin;
 mod test;
+#[cfg(feature = "vectors")]
+mod vectors;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -48,6 +51,12 @@ enum Command {
     },
     /// Run the solver's simulator.
     Sim(heavy::Sim),
+    /// Put cases of what a Dockerfile becomes to the frontend.
+    Vectors {
+        /// Files of cases, one JSON object a line.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -71,5 +80,9 @@ fn run(command: Command) -> anyhow::Result<()> {
         #[cfg(not(feature = "bench"))]
         Command::Bench { arguments } => heavy::bench(&arguments),
         Command::Sim(sim) => heavy::sim(&sim),
+        #[cfg(feature = "vectors")]
+        Command::Vectors { files } => vectors::run(&files),
+        #[cfg(not(feature = "vectors"))]
+        Command::Vectors { files } => heavy::vectors(&files),
     }
 }

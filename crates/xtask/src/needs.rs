@@ -32,6 +32,19 @@ pub(crate) const DEMO: &[Need] = &[
     },
 ];
 
+/// What the measurements need.
+#[cfg(feature = "bench")]
+pub(crate) const BENCH: &[Need] = &[
+    Need {
+        program: "busybox",
+        package: "busybox-static",
+    },
+    Need {
+        program: "docker-registry",
+        package: "docker-registry",
+    },
+];
+
 /// What the tests need.
 pub(crate) const TESTS: &[Need] = &[
     Need {

@@ -199,23 +199,7 @@ fn command_line(node: &Node) -> CommandLine {
 
 fn read_stage(node: &Node, lint: &Linter) -> Result<Stage, InstructionError> {
     let words = words(node);
-    if let [_, word, name] = words {
-        if *name != name.to_lowercase() {
-            lint.warn(Rule::StageNameCasing, node.span, &[name]);
-        }
-        let keyword = &node.keyword;
-        let consistent = if *keyword == keyword.to_lowercase() {
-            *word == word.to_lowercase()
-        } else if *keyword == keyword.to_uppercase() {
-            *word == word.to_uppercase()
-        } else {
-            // The casing of the instruction itself is another rule.
-            true
-        };
-        if !consistent {
-            lint.warn(Rule::FromAsCasing, node.span, &[keyword, word]);
-        }
-    }
+    check_stage_casing(node, words, lint);
     let name = stage_name(words)?;
     let flags = Flags::new(&node.flags).texts(&["platform"]).read()?;
     let stage = Stage {
@@ -233,6 +217,30 @@ fn read_stage(node: &Node, lint: &Linter) -> Result<Stage, InstructionError> {
         check_description(lint, "FROM", &[&stage.name], node);
     }
     Ok(stage)
+}
+
+fn check_stage_casing(node: &Node, words: &[String], lint: &Linter) {
+    if let [_, _, name] = words
+        && *name != name.to_lowercase()
+    {
+        lint.warn(Rule::StageNameCasing, node.span, &[name]);
+    }
+    // Also applied to a line that has too many words, which fails afterwards.
+    let [_, word, _, ..] = words else {
+        return;
+    };
+    let keyword = &node.keyword;
+    let consistent = if *keyword == keyword.to_lowercase() {
+        *word == word.to_lowercase()
+    } else if *keyword == keyword.to_uppercase() {
+        *word == word.to_uppercase()
+    } else {
+        // The casing of the instruction itself is another rule.
+        true
+    };
+    if !consistent {
+        lint.warn(Rule::FromAsCasing, node.span, &[keyword, word]);
+    }
 }
 
 fn stage_name(words: &[String]) -> Result<String, InstructionError> {
