@@ -290,8 +290,8 @@ impl Attached {
         while let Some(message) = self.output.message().await? {
             return Ok(Some(match message.response {
                 Some(Response::Started(started)) => Output::Started(ports(started.ports)),
-                Some(Response::Stdout(data)) => Output::Stdout(data.into()),
-                Some(Response::Stderr(data)) => Output::Stderr(data.into()),
+                Some(Response::Stdout(data)) => Output::Stdout(data),
+                Some(Response::Stderr(data)) => Output::Stderr(data),
                 Some(Response::Exit(exit)) => Output::Exit(exit.into()),
                 // A later version may tell more than this one understands.
                 None => continue,
@@ -409,7 +409,7 @@ impl Containers {
             let chunk = chunk?;
             Ok(LogChunk {
                 stream: chunk.stream,
-                data: chunk.data.into(),
+                data: chunk.data,
                 time: time(chunk.time),
             })
         }))
@@ -562,7 +562,7 @@ impl Containers {
     ) -> Result<impl Stream<Item = Result<Bytes, CallError>> + use<>, CallError> {
         let request = wire::SaveImagesRequest { names };
         let chunks = self.worker.clone().save_images(request).await?.into_inner();
-        Ok(chunks.map(|chunk| Ok(chunk?.data.into())))
+        Ok(chunks.map(|chunk| Ok(chunk?.data)))
     }
 
     /// Takes a docker or OCI tar in, and gives the names that it held.
@@ -570,7 +570,7 @@ impl Containers {
         &self,
         tar: impl Stream<Item = Bytes> + Send + 'static,
     ) -> Result<Vec<String>, CallError> {
-        let chunks = tar.map(|data| wire::Bytes { data: data.into() });
+        let chunks = tar.map(|data| wire::Bytes { data });
         Ok(self
             .worker
             .clone()
@@ -589,7 +589,7 @@ fn async_stream(
     use wire::attach_request::Request;
     let inputs = futures::stream::poll_fn(move |context| poll(context)).map(|input| {
         attach_request(match input {
-            Input::Stdin(data) => Request::Stdin(data.into()),
+            Input::Stdin(data) => Request::Stdin(data),
             Input::StdinEof => Request::StdinEof(true),
             Input::Resize { rows, columns } => Request::Resize(terminal_size((rows, columns))),
             Input::Signal(name) => Request::Signal(name),
@@ -774,7 +774,7 @@ impl From<wire::Image> for Image {
             names: image.names,
             id: image.id,
             digest: image.digest,
-            config: image.config.into(),
+            config: image.config,
             platform: format!("{}/{}{variant}", platform.os, platform.architecture),
             size: u64::try_from(image.size).unwrap_or_default(),
             created: time(image.created),

@@ -22,7 +22,7 @@ const BLOCK: u64 = 512;
 enum Entry {
     Dir,
     File { mode: u32, bytes: Bytes },
-    Blob(Blob),
+    Blob(Box<Blob>),
 }
 
 /// One image in docker's `manifest.json`.
@@ -61,7 +61,7 @@ fn entries(
     entries.insert("blobs/".to_owned(), Entry::Dir);
     entries.insert("blobs/sha256/".to_owned(), Entry::Dir);
     for (digest, blob) in &image.blobs {
-        entries.insert(blob_path(digest), Entry::Blob(blob.clone()));
+        entries.insert(blob_path(digest), Entry::Blob(Box::new(blob.clone())));
     }
     for (descriptor, bytes) in &image.manifests {
         let blob = Blob {
@@ -69,7 +69,7 @@ fn entries(
             place: Place::Memory(bytes.clone()),
             origins: Vec::new(),
         };
-        entries.insert(blob_path(&descriptor.digest), Entry::Blob(blob));
+        entries.insert(blob_path(&descriptor.digest), Entry::Blob(Box::new(blob)));
     }
     let file = |mode, bytes: Vec<u8>| Entry::File {
         mode,

@@ -282,7 +282,14 @@ async fn a_cap_removes_the_oldest_until_the_rest_fits() {
         descriptions(&fixture.refs.gc(&[young]).await.unwrap()),
         ["b"]
     );
-    assert!(fixture.refs.gc(&[cap.clone()]).await.unwrap().is_empty());
+    assert!(
+        fixture
+            .refs
+            .gc(std::slice::from_ref(&cap))
+            .await
+            .unwrap()
+            .is_empty()
+    );
     let plenty = PruneOptions {
         min_free_space: 1,
         ..PruneOptions::default()

@@ -34,13 +34,13 @@ impl DirTarget {
         append(
             metadata,
             "buildkit-attachable-exporter-id",
-            &[self.exporter.clone()],
+            std::slice::from_ref(&self.exporter),
         )?;
         for (key, value) in &self.metadata {
             append(
                 metadata,
                 &format!("exporter-md-{}", key.to_lowercase()),
-                &[value.clone()],
+                std::slice::from_ref(value),
             )?;
         }
         if self.multi_platform {

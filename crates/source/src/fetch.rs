@@ -336,7 +336,12 @@ async fn pour(mut stream: BlobStream, feed: Feed, count: impl Fn(u64)) {
         count(bytes);
         let last = chunk.is_err();
         // An empty chunk would be taken for the end.
-        if (bytes > 0 || last) && (!feed.send(chunk).await || last) {
+        let taken = if bytes > 0 || last {
+            feed.send(chunk).await
+        } else {
+            true
+        };
+        if last || !taken {
             return;
         }
     }

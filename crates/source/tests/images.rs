@@ -125,7 +125,7 @@ async fn an_image_is_pulled_down_to_its_files() {
             "blobs are kept"
         );
     }
-    let items = items.lock().unwrap();
+    let items = std::mem::take(&mut *items.lock().unwrap());
     let names: BTreeSet<&str> = items.iter().map(|item| item.name.as_str()).collect();
     for layer in &resolved.layers {
         let digest = layer.descriptor.digest.to_string();
@@ -138,7 +138,6 @@ async fn an_image_is_pulled_down_to_its_files() {
         );
         assert!(last.completed.is_some());
     }
-    drop(items);
 
     let (progress, items) = listen();
     fetcher

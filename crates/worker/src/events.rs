@@ -45,17 +45,6 @@ impl Events {
     pub(crate) async fn item_edge(&self, progress: wire::Progress) {
         self.send(wire::op_event::Event::Progress(progress)).await;
     }
-
-    /// A warning on the op's vertex.
-    pub(crate) async fn warning(&self, short: String, detail: Vec<String>) {
-        let warning = wire::Warning {
-            level: 1,
-            short,
-            detail,
-            url: String::new(),
-        };
-        self.send(wire::op_event::Event::Warning(warning)).await;
-    }
 }
 
 /// Runs `op` in a task of its own and answers the stream of its events, which ends with its

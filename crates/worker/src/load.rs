@@ -93,7 +93,7 @@ impl LayoutStore for Stored {
     async fn open(&self, _: &str, _: &str, digest: &Digest) -> io::Result<BlobStream> {
         let file = self.0.open_blob(digest).map_err(|error| {
             let kind = io::ErrorKind::NotFound;
-            io::Error::new(kind, rpc::status::chain(&error))
+            io::Error::new(kind, chain(&error))
         })?;
         Ok(ReaderStream::new(tokio::fs::File::from_std(file)).boxed())
     }

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser;
-use testing::{DockerRegistry, Image};
+use testing::image::Image;
+use testing::registry::DockerRegistry;
 
 use crate::{needs, shell};
 use cases::Case;

@@ -1,5 +1,6 @@
 //! Commands that are programs of their own.
 
+#[cfg(not(feature = "bench"))]
 use std::ffi::OsString;
 #[cfg(not(feature = "vectors"))]
 use std::path::PathBuf;

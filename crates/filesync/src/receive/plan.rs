@@ -276,9 +276,12 @@ impl Planner {
 
     fn same(&self, existing: &Entry, stat: &Stat) -> bool {
         let found = Stat::from(existing.clone());
-        let is_dir = existing.metadata.kind == FileKind::Dir;
-        (is_dir || self.differ == Differ::Metadata && self.existing.is_some())
-            && (is_dir || found.size == stat.size && found.mtime_ns == stat.mtime_ns)
+        // Of a directory the time does not count, nor how files are compared.
+        let same_content = existing.metadata.kind == FileKind::Dir
+            || (self.differ == Differ::Metadata && self.existing.is_some())
+                && found.size == stat.size
+                && found.mtime_ns == stat.mtime_ns;
+        same_content
             && found.mode == stat.mode
             && (found.uid, found.gid) == (stat.uid, stat.gid)
             && found.link == stat.link

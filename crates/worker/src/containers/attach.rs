@@ -14,8 +14,8 @@ use tonic::{Status, Streaming};
 use wire::attach_request::Request as In;
 use wire::attach_response::Response as Out;
 
-use super::log::MAX_FRAME;
 use super::create::set_env;
+use super::log::MAX_FRAME;
 use super::{Entry, Further, run, signal_number};
 use crate::failure::{Failure, chain};
 use crate::state::Shared;

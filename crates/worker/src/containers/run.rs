@@ -115,7 +115,7 @@ pub(super) fn create_failure(error: CreateError) -> Failure {
     Failure::new(class, chain(&error))
 }
 
-type Publications = Vec<executor::publish::Published>;
+type Publications = Vec<publish::Published>;
 
 /// Publishes the ports of a container, and notes which ports of the host were picked.
 async fn publish_all(ports: &mut [Port], ip: Option<Ipv4Addr>) -> Result<Publications, Failure> {

@@ -27,7 +27,6 @@ pub(crate) struct Step<'a> {
     pub(crate) op: &'a ExecOp,
     /// The refs of the op's inputs.
     pub(crate) inputs: &'a [Option<Ref>],
-    pub(crate) name: &'a str,
     pub(crate) resources: Option<&'a proto::worker::LinuxResources>,
     /// Names the container; unique on this worker.
     pub(crate) id: String,

@@ -54,7 +54,6 @@ pub(crate) async fn run(
             let step = exec::Step {
                 op,
                 inputs: &inputs,
-                name: &start.name,
                 resources: start.resources.as_ref(),
                 id: output_ids
                     .first()

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use drydock_client::SolveRequest;
-use drydock_client::session::{Session, random_id};
+use client::SolveRequest;
+use client::session::{Session, random_id};
 use llb::builder::{Builder, Defaults, FileStep, Options, State};
 use llb::{Graph, MkFileAction};
 use tempfile::TempDir;

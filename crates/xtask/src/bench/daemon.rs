@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use drydock_client::Client;
+use client::Client;
 use tempfile::TempDir;
 
 /// How long a daemon may take to answer for the first time.
