@@ -18,6 +18,7 @@ use crate::context::{Client, Entrypoint};
 use crate::lint::LintWarning;
 use crate::lower::{self, Caps, Failure, LowerError, Lowered, Request, chain};
 use crate::options::Options;
+use crate::sbom::Scanner;
 use crate::span::LineSpan;
 use crate::{image, parse, platform, requests};
 
@@ -179,9 +180,10 @@ impl Build {
             .await
             .into_iter()
             .collect::<Result<Vec<_>, _>>()?;
+        let scanner = self.scanner().await?;
         let mut result = BuildResult::default();
         let mut exported = Vec::with_capacity(built.len());
-        for (platform, (lowered, reference)) in platforms.into_iter().zip(built) {
+        for (platform, (mut lowered, reference)) in platforms.into_iter().zip(built) {
             let platform = platform.unwrap_or_else(Platform::host);
             let (id, platform) = export_platform(platform, &lowered.image.platform());
             let suffix = if self.options.multi_platform {
@@ -190,6 +192,10 @@ impl Build {
                 String::new()
             };
             add_metadata(&mut result.metadata, &suffix, &lowered);
+            if let Some(scanner) = &scanner {
+                let found = scanner.scan(&*self.bridge, &id, &mut lowered).await?;
+                result.attestations.insert(id.clone(), vec![found]);
+            }
             if self.options.multi_platform {
                 result.refs.push((id.clone(), reference));
             } else {
@@ -202,6 +208,23 @@ impl Build {
             .metadata
             .insert("refs.platforms".to_owned(), Bytes::from(platforms));
         Ok(result)
+    }
+
+    /// The scanner that the build asks for.
+    async fn scanner(&self) -> Result<Option<Scanner>, FrontendError> {
+        let Options {
+            sbom,
+            resolve_mode,
+            build_platform,
+            ..
+        } = &self.options;
+        match sbom {
+            Some(sbom) => {
+                let scanner = Scanner::find(&*self.bridge, sbom, *resolve_mode, build_platform);
+                Ok(Some(scanner.await?))
+            }
+            None => Ok(None),
+        }
     }
 
     async fn build_platform(

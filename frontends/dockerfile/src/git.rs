@@ -28,7 +28,7 @@ pub(crate) struct GitRef {
 
 /// A text that names a repository, but asks for something that is not there.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum GitRefError {
+pub(crate) enum GitRefError {
     /// `?x` of a key that needs a value.
     #[error("query {} has no value", go::quote(.0))]
     NoValue(String),

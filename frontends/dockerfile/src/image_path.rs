@@ -7,7 +7,7 @@ use crate::go;
 
 /// A path that cannot be used in an image for Windows.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PathError {
+pub(crate) enum PathError {
     /// `C:` alone.
     #[error("No relative path specified in {}", go::quote(.0))]
     NoPath(String),

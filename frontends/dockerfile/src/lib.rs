@@ -1,6 +1,6 @@
 //! The Dockerfile frontend: Dockerfile text to LLB.
 //!
-//! Owns the language: lines ([`parse`]), variables, instructions, lints, and what each becomes in
+//! Owns the language: lines, variables, instructions, lints, and what each becomes in
 //! the build graph. Graphs, names, image configs, warnings and errors are those of BuildKit's
 //! `dockerfile.v0` (73ed6825c), byte for byte. Knows nothing of the wire, of sessions or of how a
 //! graph is solved.
@@ -17,9 +17,10 @@ mod lint;
 mod lower;
 mod offline;
 mod options;
-pub mod parse;
+mod parse;
 mod platform;
 mod requests;
+mod sbom;
 mod span;
 mod suggest;
 

@@ -49,7 +49,7 @@ pub(crate) struct Sbom {
 
 /// An option that cannot be read. The variants say where; the text in them is BuildKit's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OptionsError {
+pub(crate) enum OptionsError {
     /// An option of BuildKit's past.
     #[error("{0}")]
     Removed(&'static str),
@@ -87,9 +87,6 @@ pub enum OptionsError {
     /// An attestation of another type.
     #[error("unknown attestation type {}", go::quote(.0))]
     Attestation(String),
-    /// An SBOM without a scanner.
-    #[error("sbom scanner cannot be empty")]
-    NoScanner,
 }
 
 const BUILD_ARG: &str = "build-arg:";

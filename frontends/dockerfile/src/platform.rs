@@ -9,7 +9,7 @@ use crate::go;
 
 /// A text that names no platform, in containerd's words.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PlatformError {
+pub(crate) enum PlatformError {
     /// Patterns are not supported.
     #[error("{}: wildcards not yet supported: invalid argument", go::quote(.0))]
     Wildcard(String),

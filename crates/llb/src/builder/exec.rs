@@ -178,6 +178,22 @@ impl Builder {
         };
         state.with_output(output)
     }
+
+    /// What a mount of `ran`, the state of a command, is afterwards. Empty when the mount is no
+    /// result of the command.
+    pub fn mounted(&self, ran: &State, target: &str) -> State {
+        let Some(Output::Vertex { vertex, .. }) = ran.output else {
+            return State::scratch();
+        };
+        let VertexKind::Exec(exec) = &self.vertices[vertex].kind else {
+            return State::scratch();
+        };
+        let mut results = exec.mounts.iter().filter(|mount| mount.has_output());
+        let index = results.position(|mount| mount.mount.target == target);
+        let index = index.and_then(|index| u32::try_from(index).ok());
+        let output = index.map(|index| Output::Vertex { vertex, index });
+        State::of(output, ran.platform.clone())
+    }
 }
 
 fn add_caps(

@@ -178,3 +178,25 @@ fn paths_keep_the_end_that_a_copy_needs() {
         assert_eq!((copy.src.as_str(), copy.dest.as_str()), ("/s/t", want));
     }
 }
+
+#[test]
+fn a_writable_mount_is_a_result_of_its_command() {
+    let mut builder = Builder::new();
+    let base = image(&mut builder, "base");
+    let mount = |target: &str, readonly| BuilderMount {
+        target: target.to_owned(),
+        readonly,
+        ..BuilderMount::default()
+    };
+    let run = Run {
+        args: vec!["x".to_owned()],
+        mounts: vec![mount("/out", false), mount("/in", true)],
+        ..Run::default()
+    };
+    let ran = builder.run(&base, run, Options::named("run"));
+    let out = builder.mounted(&ran, "/out");
+    let graph = Graph::new(&builder.definition(&out, &Defaults::default())).unwrap();
+    assert_eq!(graph.result().output, 1);
+    assert!(builder.mounted(&ran, "/in").is_scratch());
+    assert!(builder.mounted(&base, "/out").is_scratch());
+}

@@ -129,9 +129,6 @@ pub(crate) enum ContextError {
     /// A graph that this frontend wrote is not one.
     #[error("failed to marshal a source")]
     Graph(#[from] llb::DecodeError),
-    /// Something that needs an engine.
-    #[error("{0} cannot be had without a build engine")]
-    Offline(&'static str),
 }
 
 impl NamedContext {

@@ -9,7 +9,7 @@ mod pattern;
 
 use std::collections::BTreeSet;
 
-pub use llb::builder::Env;
+pub(crate) use llb::builder::Env;
 
 use crate::go;
 use cursor::Cursor;
@@ -18,10 +18,10 @@ use cursor::Cursor;
 ///
 /// Linux takes no argument or variable longer than 128 KiB, so nothing that could run is refused;
 /// `ENV a=$a$a` repeated is.
-pub const MAX_GROWTH: usize = 1 << 20;
+pub(crate) const MAX_GROWTH: usize = 1 << 20;
 
 /// How deep `${…}` may nest.
-pub const MAX_DEPTH: usize = 100;
+pub(crate) const MAX_DEPTH: usize = 100;
 
 /// Expands variables and removes quotes.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +51,7 @@ pub(crate) struct Expansion {
 
 /// A word that cannot be expanded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ExpandError {
+pub(crate) enum ExpandError {
     /// The word, and what is wrong with it.
     #[error("failed to process {}", go::quote(.text))]
     Word {

@@ -12,9 +12,9 @@ mod table;
 mod url;
 
 pub(crate) use csv::{CsvError, csv_fields};
-pub(crate) use duration::{DurationError, format_duration, parse_duration};
-pub(crate) use number::{NumberError, SizeError, parse_bool, parse_i64, parse_u64, ram_in_bytes};
+pub(crate) use duration::{format_duration, parse_duration};
+pub(crate) use number::{NumberError, parse_bool, parse_i64, parse_u64, ram_in_bytes};
 pub(crate) use path::{base, clean, has_wildcards, is_abs, join};
-pub(crate) use quote::{json_array, json_string, list, quote, quote_list};
+pub(crate) use quote::{json_array, list, quote, quote_list};
 pub(crate) use table::Table;
-pub(crate) use url::{Url, UrlError, parse_query};
+pub(crate) use url::{Url, parse_query};

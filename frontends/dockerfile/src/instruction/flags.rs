@@ -4,7 +4,7 @@ use crate::go;
 
 /// A flag that an instruction does not take like this.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FlagError {
+pub(crate) enum FlagError {
     /// No such flag.
     #[error("unknown flag: {flag}{hint}")]
     Unknown {

@@ -11,12 +11,12 @@ use crate::expand::Expander;
 use crate::span::LineSpan;
 
 pub(crate) use flags::FlagError;
-pub(crate) use mount::{Mount, MountError, MountKind, Sharing};
+pub(crate) use mount::{Mount, MountError, MountKind};
 pub(crate) use read::{Misplaced, read_command, read_document};
 
 /// A stage: `FROM` and the commands after it.
 #[derive(Clone, Debug)]
-pub struct Stage {
+pub(crate) struct Stage {
     /// The name, in lower case; empty without `AS`.
     pub name: String,
     /// The word `FROM`, as written.
@@ -39,7 +39,7 @@ pub struct Stage {
 
 /// A command of a stage.
 #[derive(Clone, Debug)]
-pub struct Command {
+pub(crate) struct Command {
     /// The instruction's word, as written.
     pub keyword: String,
     /// The logical line, trimmed.
@@ -166,7 +166,7 @@ pub(crate) struct RunHeredoc {
 
 /// An instruction that makes no sense.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InstructionError {
+pub(crate) enum InstructionError {
     /// No such instruction.
     #[error("unknown instruction: {name}{hint}", name = .0, hint = crate::suggest::hint(.0, arity::NAMES, false))]
     Unknown(String),

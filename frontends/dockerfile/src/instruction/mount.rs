@@ -37,7 +37,7 @@ pub(crate) struct Mount {
 
 /// A mount that makes no sense.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum MountError {
+pub(crate) enum MountError {
     /// The fields cannot be split.
     #[error("failed to parse csv mounts")]
     Csv(#[source] go::CsvError),

@@ -31,7 +31,7 @@ pub(crate) enum LowerError {
     #[error(transparent)]
     Expand(#[from] ExpandError),
     #[error(transparent)]
-    Context(#[from] ContextError),
+    Context(Box<ContextError>),
     #[error(transparent)]
     GitRef(#[from] GitRefError),
     #[error("failed to parse check options")]
@@ -76,7 +76,7 @@ pub(crate) enum LowerError {
     #[error("{name}")]
     Resolve {
         name: String,
-        source: FrontendError,
+        source: Box<FrontendError>,
         hint: String,
     },
     #[error("failed to parse image config")]
@@ -107,8 +107,12 @@ pub(crate) enum LowerError {
     Rule(String),
     #[error("lint violation found for rules: {}", .0.join(", "))]
     Lint(Vec<&'static str>),
-    #[error("the graph has more than {0} bytes")]
-    TooLarge(usize),
+}
+
+impl From<ContextError> for LowerError {
+    fn from(error: ContextError) -> LowerError {
+        LowerError::Context(Box::new(error))
+    }
 }
 
 /// An error and the places that it is about.
@@ -161,8 +165,12 @@ impl Failure {
     pub(crate) fn engine_error(&self) -> Option<&FrontendError> {
         match &self.error {
             LowerError::Resolve { source, .. } => Some(source),
-            LowerError::Context(ContextError::Engine(source))
-            | LowerError::Context(ContextError::EngineAt { source, .. }) => Some(source),
+            LowerError::Context(error) => match error.as_ref() {
+                ContextError::Engine(source) | ContextError::EngineAt { source, .. } => {
+                    Some(source)
+                }
+                _ => None,
+            },
             _ => None,
         }
     }

@@ -20,7 +20,6 @@ mod run;
 mod stage;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use fstree::pattern::Matcher;
 use llb::Definition;
@@ -29,7 +28,7 @@ use llb::builder::{
 };
 use oci::{ImageConfig, Platform};
 
-use crate::context::{ContextError, Surroundings};
+use crate::context::Surroundings;
 use crate::expand::Expander;
 use crate::instruction::{self, Command, Stage};
 use crate::lint::{LintOptions, LintWarning, Linter, Rule};
@@ -40,7 +39,6 @@ use crate::span::LineSpan;
 pub(crate) use error::{Failure, LowerError, chain};
 pub use outline::{Outline, OutlineArg, OutlineNeed};
 
-use error::At as _;
 use globals::{Globals, Platforms};
 use stage::{StageId, Stages};
 

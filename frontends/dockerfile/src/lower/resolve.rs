@@ -10,9 +10,9 @@ use oci::{Platform, Reference};
 use crate::context::{ContextError, Fetched, NamedContext, SCRATCH, mode_name};
 use crate::instruction::{CommandKind, read_command};
 use crate::lint::{Linter, Rule};
+use crate::lower::Lowering;
 use crate::lower::error::{At as _, Failure, LowerError};
 use crate::lower::stage::{Planned, StageId};
-use crate::lower::{Lowering, plan};
 use crate::{image, parse, platform, suggest};
 
 /// What a stage starts from, before it is asked for.
@@ -27,7 +27,7 @@ enum Wanted {
 
 /// What a stage starts from.
 enum Found {
-    Context(NamedContext, Result<Fetched, ContextError>),
+    Context(Box<(NamedContext, Result<Fetched, ContextError>)>),
     Image(Result<ResolvedImage, frontend::FrontendError>),
     Unneeded,
 }
@@ -86,7 +86,7 @@ impl Lowering<'_> {
                 let found = match wanted {
                     Wanted::Context(context) => {
                         let fetched = surroundings.named_source(&context).await;
-                        Found::Context(context, fetched)
+                        Found::Context(Box::new((context, fetched)))
                     }
                     Wanted::Image(request) => {
                         Found::Image(surroundings.resolve_image(request).await)
@@ -161,7 +161,10 @@ impl Lowering<'_> {
     /// Writes the state of a stage's base.
     fn settle(&mut self, search: Search, found: Found) -> Result<(), LowerError> {
         match found {
-            Found::Context(context, fetched) => self.settle_context(&search, &context, fetched?),
+            Found::Context(found) => {
+                let (context, fetched) = *found;
+                self.settle_context(&search, &context, fetched?)
+            }
             Found::Image(resolved) => {
                 let resolved = resolved.map_err(|source| {
                     let name = search.written.clone();
@@ -169,7 +172,11 @@ impl Lowering<'_> {
                     let options = self.stages.names().chain(common.iter().map(String::as_str));
                     let hint = suggest::nearest(&name, options, true);
                     let hint = suggest::suffix(hint.as_deref());
-                    LowerError::Resolve { name, source, hint }
+                    LowerError::Resolve {
+                        name,
+                        source: Box::new(source),
+                        hint,
+                    }
                 })?;
                 self.settle_image(search, Some(resolved))
             }

@@ -8,13 +8,13 @@ const KNOWN: [&str; 3] = ["syntax", "escape", "check"];
 
 /// A directive of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Directive {
+pub(crate) struct Directive {
     /// `syntax`, `escape` or `check`.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// What follows `=`, trimmed.
-    pub value: String,
+    pub(crate) value: String,
     /// Its line.
-    pub span: LineSpan,
+    pub(crate) span: LineSpan,
 }
 
 /// Reads directives line by line until the first line that is none.
@@ -76,7 +76,7 @@ fn split_directive(text: &str) -> Option<(&'static str, &str)> {
 }
 
 /// The value of the directive `name`, if the file has it in front.
-pub fn directive(name: &str, data: &[u8]) -> Option<Directive> {
+pub(crate) fn directive(name: &str, data: &[u8]) -> Option<Directive> {
     let (text, line) = skip_preamble(data);
     find(name, &text, DirectiveReader::new("#", line))
 }
@@ -84,7 +84,7 @@ pub fn directive(name: &str, data: &[u8]) -> Option<Directive> {
 /// The `syntax` of a file in any language: `# syntax=…`, `// syntax=…` or `{"syntax": "…"}`.
 ///
 /// The value's first word is the image of the frontend; all of it is the frontend's command line.
-pub fn detect_syntax(data: &[u8]) -> Option<Directive> {
+pub(crate) fn detect_syntax(data: &[u8]) -> Option<Directive> {
     let (text, line) = skip_preamble(data);
     ["#", "//"]
         .into_iter()

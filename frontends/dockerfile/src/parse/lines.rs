@@ -5,7 +5,7 @@ use super::{Document, Heredoc, ParseError, arguments, heredoc};
 use crate::span::LineSpan;
 
 /// The longest physical line, in bytes, without its newline. BuildKit's scanner stops here too.
-pub const MAX_LINE: usize = 65_535;
+pub(crate) const MAX_LINE: usize = 65_535;
 
 /// A parse error and the lines that it is about.
 pub(crate) type Failure = (ParseError, LineSpan);
@@ -14,7 +14,7 @@ pub(crate) type Failure = (ParseError, LineSpan);
 ///
 /// # Errors
 /// The first thing that is wrong, and where. What an instruction's arguments mean is not looked at.
-pub fn parse(data: &[u8]) -> Result<Document, (ParseError, LineSpan)> {
+pub(crate) fn parse(data: &[u8]) -> Result<Document, (ParseError, LineSpan)> {
     let mut parser = Parser {
         lines: Lines {
             rest: data.strip_prefix(BOM).unwrap_or(data),

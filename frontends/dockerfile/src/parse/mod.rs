@@ -13,43 +13,43 @@ mod words;
 use crate::span::LineSpan;
 
 pub(crate) use directive::check_comment;
-pub use directive::{Directive, detect_syntax, directive};
+pub(crate) use directive::{detect_syntax, directive};
 pub(crate) use heredoc::{Heredoc, HeredocMark, chomp};
-pub use lines::{MAX_LINE, parse};
+pub(crate) use lines::{MAX_LINE, parse};
 
 /// A parsed file.
 #[derive(Clone, Debug)]
-pub struct Document {
+pub(crate) struct Document {
     /// The instructions in order; never empty.
-    pub instructions: Vec<Node>,
+    pub(crate) instructions: Vec<Node>,
     /// The escape character: `\` or a backtick.
-    pub escape: char,
+    pub(crate) escape: char,
     /// The last line of each instruction that has a blank line in a continuation.
-    pub empty_continuations: Vec<LineSpan>,
+    pub(crate) empty_continuations: Vec<LineSpan>,
 }
 
 /// One instruction: its word, flags and arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node {
+pub(crate) struct Node {
     /// The instruction's word, as written.
-    pub keyword: String,
+    pub(crate) keyword: String,
     /// Leading `--` words, without quotes.
-    pub flags: Vec<String>,
+    pub(crate) flags: Vec<String>,
     /// What follows the flags.
-    pub arguments: Arguments,
+    pub(crate) arguments: Arguments,
     /// The logical line, continuations joined.
-    pub original: String,
+    pub(crate) original: String,
     /// Heredocs, in order of appearance.
     pub(crate) heredocs: Vec<Heredoc>,
     /// Where the instruction and its heredocs are.
-    pub span: LineSpan,
+    pub(crate) span: LineSpan,
     /// The comments in front of the instruction, without `#`.
-    pub comments: Vec<String>,
+    pub(crate) comments: Vec<String>,
 }
 
 /// Arguments of an instruction, as its own grammar splits them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Arguments {
+pub(crate) enum Arguments {
     /// Words, or the whole rest as one word.
     Words(Vec<String>),
     /// A JSON array of strings.
@@ -71,13 +71,13 @@ pub enum Arguments {
 
 /// One key and value of `ENV` or `LABEL`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pair {
+pub(crate) struct Pair {
     /// The key, quotes kept.
-    pub key: String,
+    pub(crate) key: String,
     /// The value, quotes kept.
-    pub value: String,
+    pub(crate) value: String,
     /// Whether the key is set apart from the value by white space (`ENV k v`).
-    pub legacy: bool,
+    pub(crate) legacy: bool,
 }
 
 impl Arguments {
@@ -93,7 +93,7 @@ impl Arguments {
 
 /// Why a text is not a Dockerfile.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ParseError {
+pub(crate) enum ParseError {
     /// There is nothing but comments.
     #[error("file with no instructions")]
     NoInstructions,
