@@ -291,8 +291,13 @@ impl Lowering<'_> {
             }
             checks::no_secret("ENV", &pair.key, span, lint);
             text.push_str(&format!(" {pair}"));
+            let env = &mut stage.image.config.env;
+            // What the image sets is set in the state, so that a new name need not be looked for.
+            match stage.state.env.get(&pair.key) {
+                Some(_) => image::set_env(env, &pair.key, &pair.value),
+                None => env.push(pair.to_string()),
+            }
             stage.state.env.set(&pair.key, &pair.value);
-            image::set_env(&mut stage.image.config.env, &pair.key, &pair.value);
         }
         self.record(id, text, false);
     }

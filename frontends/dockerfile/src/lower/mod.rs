@@ -291,9 +291,13 @@ impl<'a> Lowering<'a> {
             let matcher = Matcher::new(&patterns).map_err(ignore_error)?;
             self.ignore = Some(Ignore { matcher, patterns });
         }
+        let all = self.request.all_stages;
+        let wanted = |stages: &Stages, id: StageId| {
+            all || (reachable.contains(&id) && !stages.all[id].dispatched)
+        };
+        self.stages.count_heirs(wanted, target);
         for id in 0..self.stages.all.len() {
-            let wanted = reachable.contains(&id) && !self.stages.all[id].dispatched;
-            if wanted || self.request.all_stages {
+            if wanted(&self.stages, id) {
                 self.carry_out_stage(id)?;
             }
         }

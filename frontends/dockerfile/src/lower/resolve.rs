@@ -49,16 +49,18 @@ impl Lowering<'_> {
         &mut self,
         target: StageId,
     ) -> Result<BTreeSet<StageId>, Failure> {
+        let mut taken = BTreeSet::new();
         loop {
             let reachable = self.stages.reachable(target);
             self.resolve_bases(&reachable).await?;
             let mut again = false;
-            for id in &reachable {
+            for id in reachable.difference(&taken) {
                 again |= self.take_triggers(*id)?;
             }
             if !again {
                 return Ok(reachable);
             }
+            taken = reachable;
         }
     }
 
@@ -298,12 +300,10 @@ impl Lowering<'_> {
     /// Puts the triggers of a stage's base in front of its commands. Says whether they need
     /// stages that were not needed before.
     fn take_triggers(&mut self, id: StageId) -> Result<bool, Failure> {
-        self.stages.inherit(id);
         let stage = &mut self.stages.all[id];
         let span = stage.span;
         let mut triggers = std::mem::take(&mut stage.image.config.on_build);
-        if let Some(base) = stage.base.filter(|_| !stage.triggers_taken) {
-            stage.triggers_taken = true;
+        if let Some(base) = stage.base {
             let commands = self.stages.all[base].commands.iter();
             triggers.extend(commands.filter_map(|planned| match &planned.command.kind {
                 CommandKind::Onbuild(text) => Some(text.clone()),

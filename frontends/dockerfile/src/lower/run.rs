@@ -1,5 +1,7 @@
 //! `RUN`.
 
+use std::collections::{HashMap, HashSet};
+
 use llb::builder::{
     BuilderMount, FileStep, Options as Vertex, OwnerSpec, Run as RunOp, SecretSpec, SshSpec, State,
     UserSpec,
@@ -8,7 +10,7 @@ use llb::{CacheMount, MkDirAction, MkFileAction, NetMode, ProxyEnv};
 
 use crate::context::SCRATCH;
 use crate::expand::Env;
-use crate::instruction::{Command, Mount, MountKind, Run, RunHeredoc};
+use crate::instruction::{Arg, Command, Mount, MountKind, Run, RunHeredoc};
 use crate::lint::Linter;
 use crate::lower::Lowering;
 use crate::lower::error::LowerError;
@@ -344,24 +346,17 @@ impl Lowering<'_> {
     /// The command line with the arguments of the build in front, for the history.
     fn run_text(&self, id: StageId, args: &[String], env: &Env) -> String {
         let stage = &self.stages.all[id];
-        let mut seen = std::collections::HashSet::new();
-        let mut words = vec![String::new()];
-        for arg in stage
+        // Of arguments that are not in the environment, the last one counts.
+        let values = stage
             .args
             .iter()
-            .filter(|arg| seen.insert(arg.key.as_str()))
-        {
-            let last = || {
-                // Of arguments that are not in the environment, the last one counts.
-                let same = stage.args.iter().rev().find(|other| other.key == arg.key);
-                same.and_then(|arg| arg.value.as_deref())
-                    .unwrap_or_default()
-            };
-            words.push(format!(
-                "{}={}",
-                arg.key,
-                env.get(&arg.key).unwrap_or_else(last)
-            ));
+            .map(|arg| (&arg.key, arg.value.as_deref()));
+        let last: HashMap<&String, Option<&str>> = values.collect();
+        let mut seen = HashSet::new();
+        let mut words = vec![String::new()];
+        for Arg { key, .. } in stage.args.iter().filter(|arg| seen.insert(&arg.key)) {
+            let value = env.get(key).or(last[key]).unwrap_or_default();
+            words.push(format!("{key}={value}"));
         }
         if words.len() > 1 {
             words[0] = format!("|{}", words.len() - 1);

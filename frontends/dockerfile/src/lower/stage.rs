@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use llb::builder::State;
+use llb::builder::{Env, State};
 use oci::{ImageConfig, Platform};
 
 use crate::context::NamedContext;
@@ -35,6 +35,8 @@ pub(crate) struct StageState {
     pub(crate) shown: String,
 
     pub(crate) base: Option<StageId>,
+    /// Stages that are still to take over what this one has.
+    pub(crate) heirs: usize,
     /// Stages that commands copy or mount from, and where.
     pub(crate) deps: BTreeMap<StageId, LineSpan>,
     pub(crate) commands: Vec<Planned>,
@@ -44,7 +46,6 @@ pub(crate) struct StageState {
     pub(crate) ignore_cache: bool,
 
     pub(crate) resolved: bool,
-    pub(crate) triggers_taken: bool,
     pub(crate) dispatched: bool,
 
     pub(crate) state: State,
@@ -172,7 +173,19 @@ impl Stages {
         found
     }
 
-    /// Takes over what a stage has from the stage it is based on.
+    /// Counts the heirs of each stage. `wanted` says which stages are carried out, and `keep` is
+    /// one that itself is asked for afterwards.
+    pub(crate) fn count_heirs(&mut self, wanted: impl Fn(&Stages, StageId) -> bool, keep: StageId) {
+        self.all[keep].heirs += 1;
+        for id in 0..self.all.len() {
+            if let Some(base) = self.all[id].base.filter(|_| wanted(self, id)) {
+                self.all[base].heirs += 1;
+            }
+        }
+    }
+
+    /// Takes over what a stage has from the stage it is based on. The last heir takes without a
+    /// copy, so that a long chain of stages costs what its commands cost.
     pub(crate) fn inherit(&mut self, id: StageId) {
         let Some(base) = self.all[id].base else {
             return;
@@ -184,12 +197,22 @@ impl Stages {
         };
         stage.state = base.state.clone();
         stage.platform.clone_from(&base.platform);
-        stage.image = base.image.clone();
-        stage.image.config.on_build.clear();
-        stage.base_image.clone_from(&base.base_image);
         stage.paths = base.paths;
         stage.has_workdir = base.has_workdir;
-        stage.args.extend(base.args.iter().cloned());
-        stage.declared.extend(base.declared.iter().cloned());
+        base.heirs = base.heirs.saturating_sub(1);
+        if base.heirs == 0 {
+            // What copies from the base needs its filesystem only.
+            base.state.env = Env::new();
+            stage.image = std::mem::take(&mut base.image);
+            stage.base_image = base.base_image.take();
+            stage.args = std::mem::take(&mut base.args);
+            stage.declared = std::mem::take(&mut base.declared);
+        } else {
+            stage.image = base.image.clone();
+            stage.base_image.clone_from(&base.base_image);
+            stage.args.clone_from(&base.args);
+            stage.declared.clone_from(&base.declared);
+        }
+        stage.image.config.on_build.clear();
     }
 }
