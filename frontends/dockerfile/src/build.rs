@@ -7,7 +7,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use frontend::{
     Bridge, BuildResult, Frontend, FrontendError, ResultRef, SolveFrontend, SolveGraph,
-    SourceLocation, Warning,
 };
 use futures::future::join_all;
 use llb::Graph;
@@ -15,11 +14,10 @@ use llb::builder::SourceFile;
 use oci::Platform;
 
 use crate::context::{Client, Entrypoint};
-use crate::lint::LintWarning;
 use crate::lower::{self, Caps, Failure, LowerError, Lowered, Request, chain};
 use crate::options::Options;
+use crate::report::{Places, located};
 use crate::sbom::Scanner;
-use crate::span::LineSpan;
 use crate::{image, parse, platform, requests};
 
 /// The language of a Dockerfile, in source maps.
@@ -235,8 +233,9 @@ impl Build {
     ) -> Result<(Lowered, ResultRef), FrontendError> {
         let request = self.request(source, platform, lint);
         let (lowered, warnings) = lower::lower(request, &self.client).await;
-        for warning in &warnings {
-            self.bridge.warn(show_warning(source, warning)).await?;
+        let (places, vertex) = (Places::of(&source.file), source.graph.result().digest);
+        for found in &warnings {
+            self.bridge.warn(places.warning(vertex, found)).await?;
         }
         let lowered = lowered.map_err(|failure| failure.into_frontend(Some(&source.file)))?;
         let definition = lowered.definition();
@@ -305,118 +304,6 @@ fn add_metadata(metadata: &mut BTreeMap<String, Bytes>, suffix: &str, lowered: &
     }
     if let Some(epoch) = lowered.epoch {
         add("source.date.epoch", epoch.to_string());
-    }
-}
-
-fn show_warning(source: &Source, warning: &LintWarning) -> Warning {
-    Warning {
-        vertex: source.graph.result().digest,
-        level: 1,
-        short: warning.short(),
-        detail: vec![warning.rule.description().to_owned()],
-        url: warning.rule.url(),
-        location: Some(place(&source.file, warning.span)),
-    }
-}
-
-/// Lines of a file.
-pub(crate) fn place(file: &SourceFile, span: LineSpan) -> SourceLocation {
-    SourceLocation {
-        filename: file.filename.clone(),
-        language: file.language.clone(),
-        data: Arc::from(file.data.as_ref()),
-        ranges: span.ranges(),
-    }
-}
-
-impl Failure {
-    /// The error as the engine takes it.
-    pub(crate) fn into_frontend(self, file: Option<&SourceFile>) -> FrontendError {
-        let message = self.message();
-        let spans = self.spans.iter().filter(|span| span.start > 0);
-        let locations = file
-            .into_iter()
-            .flat_map(|file| spans.clone().map(|span| place(file, *span)));
-        let mut locations: Vec<SourceLocation> = locations.collect();
-        match self.engine_error() {
-            Some(FrontendError::Step {
-                class,
-                vertex,
-                exit_code,
-                locations: inner,
-                ..
-            }) => {
-                let mut all = inner.clone();
-                all.append(&mut locations);
-                let (class, vertex, exit_code) = (*class, *vertex, *exit_code);
-                FrontendError::Step {
-                    message,
-                    class,
-                    vertex,
-                    exit_code,
-                    locations: all,
-                }
-            }
-            Some(FrontendError::NotFound(_)) if locations.is_empty() => {
-                FrontendError::NotFound(message)
-            }
-            Some(
-                FrontendError::Invalid { .. }
-                | FrontendError::NotFound(_)
-                | FrontendError::UnsupportedCapability(_)
-                | FrontendError::UnsupportedSubrequest(_)
-                | FrontendError::Unsupported(_),
-            )
-            | None => FrontendError::Invalid { message, locations },
-        }
-    }
-}
-
-/// An error of another frontend, with what led to it.
-fn located(
-    error: FrontendError,
-    context: Option<&str>,
-    file: &SourceFile,
-    spans: &[LineSpan],
-) -> FrontendError {
-    let with_context = |message: String| match context {
-        Some(context) => format!("{context}: {message}"),
-        None => message,
-    };
-    let places = spans.iter().map(|span| place(file, *span));
-    match error {
-        FrontendError::Invalid {
-            message,
-            mut locations,
-        } => {
-            locations.extend(places);
-            FrontendError::Invalid {
-                message: with_context(message),
-                locations,
-            }
-        }
-        FrontendError::Step {
-            message,
-            class,
-            vertex,
-            exit_code,
-            mut locations,
-        } => {
-            locations.extend(places);
-            let message = with_context(message);
-            FrontendError::Step {
-                message,
-                class,
-                vertex,
-                exit_code,
-                locations,
-            }
-        }
-        FrontendError::NotFound(message) => FrontendError::NotFound(with_context(message)),
-        FrontendError::Unsupported(message) => FrontendError::Unsupported(with_context(message)),
-        // These are typed for clients, which look at the name only.
-        error @ (FrontendError::UnsupportedCapability(_)
-        | FrontendError::UnsupportedSubrequest(_)) => error,
     }
 }
 

@@ -19,6 +19,7 @@ mod offline;
 mod options;
 mod parse;
 mod platform;
+mod report;
 mod requests;
 mod sbom;
 mod span;

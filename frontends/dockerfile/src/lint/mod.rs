@@ -4,10 +4,11 @@ mod options;
 mod rules;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::parse;
 use crate::span::LineSpan;
+use crate::{parse, suggest};
 
 pub use options::{LintOptions, LintOptionsError};
 pub use rules::Rule;
@@ -41,7 +42,12 @@ impl LintWarning {
 pub(crate) struct Linter {
     options: Arc<LintOptions>,
     found: Option<Arc<Mutex<Vec<LintWarning>>>>,
+    /// How many suggestions were looked for.
+    suggestions: Arc<AtomicUsize>,
 }
+
+/// How many warnings suggest a name. Each compares all names that there are.
+const MAX_SUGGESTIONS: usize = 1000;
 
 impl Linter {
     /// A linter that keeps what it finds.
@@ -49,6 +55,7 @@ impl Linter {
         Linter {
             options: Arc::new(options),
             found: Some(Arc::default()),
+            suggestions: Arc::default(),
         }
     }
 
@@ -57,6 +64,7 @@ impl Linter {
         Linter {
             options: Arc::default(),
             found: None,
+            suggestions: Arc::default(),
         }
     }
 
@@ -73,6 +81,7 @@ impl Linter {
             Ok(other) => Linter {
                 options: Arc::new(self.options.merged(&other)),
                 found: self.found.clone(),
+                suggestions: self.suggestions.clone(),
             },
             // Comments are prose as well; one that cannot be read says nothing.
             Err(_) => self.clone(),
@@ -96,7 +105,21 @@ impl Linter {
         }
     }
 
-    /// Takes what was found so far.
+    /// The name that is meant by `name`, for a warning; empty when none is near.
+    pub(crate) fn suggest<'a>(
+        &self,
+        name: &str,
+        options: impl IntoIterator<Item = &'a str>,
+    ) -> String {
+        if self.found.is_none()
+            || self.suggestions.fetch_add(1, Ordering::Relaxed) >= MAX_SUGGESTIONS
+        {
+            return String::new();
+        }
+        suggest::nearest(name, options, true).unwrap_or_default()
+    }
+
+    /// What was found so far.
     pub(crate) fn found(&self) -> Vec<LintWarning> {
         let Some(found) = &self.found else {
             return Vec::new();

@@ -15,12 +15,17 @@ use crate::lower::globals::ArgRecord;
 use crate::lower::stage::{Planned, StageId};
 use crate::lower::{Lowering, checks};
 use crate::span::LineSpan;
-use crate::{go, image, image_path, suggest};
+use crate::{go, image, image_path};
 
 /// Arguments that only the frontend reads; containers do not see them.
 const NOT_IN_ENV: [&str; 2] = [SCAN_CONTEXT, SCAN_STAGE];
 const SCAN_CONTEXT: &str = "BUILDKIT_SBOM_SCAN_CONTEXT";
 const SCAN_STAGE: &str = "BUILDKIT_SBOM_SCAN_STAGE";
+
+/// How many bytes the texts of a graph may have. Each `RUN` has all variables, and each may be long:
+/// without a bound a small file makes a graph that fills the memory. Clients and daemons of BuildKit
+/// take messages of at most 16 MiB.
+pub(super) const MAX_SIZE: usize = 256 << 20;
 
 impl Lowering<'_> {
     /// Carries out a stage's commands on top of its base.
@@ -33,6 +38,9 @@ impl Lowering<'_> {
             self.carry_out_command(id, planned).at(span)?;
         }
         self.note_scans(id);
+        if self.stages.all[id].heirs == 0 {
+            self.stages.all[id].strip();
+        }
         Ok(())
     }
 
@@ -217,9 +225,11 @@ impl Lowering<'_> {
     ) -> Result<(), LowerError> {
         let env = self.stages.all[id].state.env.clone();
         let span = command.span;
+        let mut size = 0;
         command.kind.expand(&mut |text: &str| {
             let expansion = self.expander.word(text, &env);
             self.report_unset(id, &expansion.unset, &env, span, lint);
+            size += expansion.result.as_ref().map_or(0, String::len);
             expansion.result
         })?;
         for file in command
@@ -233,7 +243,17 @@ impl Lowering<'_> {
                 let expansion = body_expander().word(&text, &env);
                 self.report_unset(id, &expansion.unset, &env, span, lint);
                 file.content = expansion.result?.into_bytes();
+                size += file.content.len();
             }
+        }
+        self.grow(size)
+    }
+
+    /// Counts bytes that come into the graph or the image.
+    pub(super) fn grow(&mut self, bytes: usize) -> Result<(), LowerError> {
+        self.size = self.size.saturating_add(bytes);
+        if self.size > MAX_SIZE {
+            return Err(LowerError::TooLarge);
         }
         Ok(())
     }
@@ -263,7 +283,7 @@ impl Lowering<'_> {
         let declared = &self.stages.all[id].declared;
         for name in unset {
             if !declared.contains(name) && !NOT_IN_ENV.contains(&name.as_str()) {
-                let found = suggest::nearest(name, env.keys(), true).unwrap_or_default();
+                let found = lint.suggest(name, env.keys());
                 lint.warn(Rule::UndefinedVar, span, &[name, &found]);
             }
         }

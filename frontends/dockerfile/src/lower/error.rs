@@ -11,6 +11,7 @@ use crate::go;
 use crate::image_path::PathError;
 use crate::instruction::{InstructionError, Misplaced, MountError};
 use crate::lint::LintOptionsError;
+use crate::lower::commands::MAX_SIZE;
 use crate::parse::ParseError;
 use crate::platform::PlatformError;
 use crate::span::LineSpan;
@@ -105,6 +106,8 @@ pub(crate) enum LowerError {
     MountTarget(String),
     #[error("{0}")]
     Rule(String),
+    #[error("the Dockerfile makes a graph of more than {} MiB", MAX_SIZE >> 20)]
+    TooLarge,
     #[error("lint violation found for rules: {}", .0.join(", "))]
     Lint(Vec<&'static str>),
 }

@@ -199,6 +199,8 @@ struct Lowering<'a> {
     /// Local directories that are taken at the end, with the paths that are used of them.
     pending: Vec<(DeferredId, LocalSource, Vertex, StageId)>,
     ignore: Option<Ignore>,
+    /// Bytes of the graph's texts so far.
+    size: usize,
     /// Whether features of the labs channel are on.
     labs: bool,
 }
@@ -246,6 +248,7 @@ impl<'a> Lowering<'a> {
             context,
             pending: Vec::new(),
             ignore: None,
+            size: 0,
             labs: syntax.is_some_and(|syntax| syntax.value.contains("labs")),
             request,
         }

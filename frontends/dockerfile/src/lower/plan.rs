@@ -122,10 +122,14 @@ impl Lowering<'_> {
     fn report_undeclared(&self, unset: &BTreeSet<String>, stage: &Stage, lint: &Linter) {
         let declared = |name: &String| self.globals.records.contains_key(name);
         for name in unset.iter().filter(|name| !declared(name)) {
-            let mut options: Vec<&str> = self.globals.env.keys().collect();
-            options.extend(self.globals.records.keys().map(String::as_str));
-            options.sort_unstable();
-            let found = suggest::nearest(name, options, true).unwrap_or_default();
+            // Sorted, so that of two that are as near always the same is taken.
+            let options = std::iter::once_with(|| {
+                let declared = self.globals.records.keys().map(String::as_str);
+                declared
+                    .chain(self.globals.env.keys())
+                    .collect::<BTreeSet<_>>()
+            });
+            let found = lint.suggest(name, options.flatten());
             lint.warn(Rule::UndefinedArgInFrom, stage.span, &[name, &found]);
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use frontend::{ResolveImage, ResolvedImage};
-use futures::future::join_all;
+use futures::stream::{self, StreamExt as _};
 use llb::builder::{ImageSource, Options as Vertex, State};
 use oci::{Platform, Reference};
 
@@ -41,6 +41,9 @@ struct Search {
     platform: Platform,
     needed: bool,
 }
+
+/// How many bases are looked for at a time.
+const MAX_LOOKUPS: usize = 64;
 
 impl Lowering<'_> {
     /// Resolves the bases of what `target` needs, and of what their triggers need in turn. Gives
@@ -82,24 +85,20 @@ impl Lowering<'_> {
             }
             searches.push(self.search(id, needed)?);
         }
-        let found = join_all(searches.into_iter().map(|(search, wanted)| {
-            let surroundings = self.surroundings;
-            async move {
-                let found = match wanted {
-                    Wanted::Context(context) => {
-                        let fetched = surroundings.named_source(&context).await;
-                        Found::Context(Box::new((context, fetched)))
-                    }
-                    Wanted::Image(request) => {
-                        Found::Image(surroundings.resolve_image(request).await)
-                    }
-                    Wanted::Unneeded => Found::Unneeded,
-                };
-                (search, found)
-            }
-        }))
-        .await;
-        for (search, found) in found {
+        let surroundings = self.surroundings;
+        let found = stream::iter(searches).map(|(search, wanted)| async move {
+            let found = match wanted {
+                Wanted::Context(context) => {
+                    let fetched = surroundings.named_source(&context).await;
+                    Found::Context(Box::new((context, fetched)))
+                }
+                Wanted::Image(request) => Found::Image(surroundings.resolve_image(request).await),
+                Wanted::Unneeded => Found::Unneeded,
+            };
+            (search, found)
+        });
+        let mut found = found.buffered(MAX_LOOKUPS);
+        while let Some((search, found)) = found.next().await {
             let (id, span) = (search.id, self.stages.all[search.id].span);
             self.settle(search, found).at(span)?;
             let stage = &mut self.stages.all[id];

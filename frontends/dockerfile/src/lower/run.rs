@@ -31,6 +31,11 @@ impl Lowering<'_> {
         lint: &Linter,
     ) -> Result<(), LowerError> {
         let env = self.stages.all[id].state.env.clone();
+        self.grow(
+            env.keys()
+                .map(|key| key.len() + env.get(key).map_or(0, str::len))
+                .sum(),
+        )?;
         let mounts = self.read_mounts(id, command, run, &env, lint)?;
         // A command may read anything of what is there.
         let paths = self.stages.all[id].paths;

@@ -126,6 +126,15 @@ impl StageState {
             .map_or("", |platform| platform.os.as_str())
     }
 
+    /// Drops all but the filesystem: what copies from a stage needs no more.
+    pub(crate) fn strip(&mut self) {
+        self.state.env = Env::new();
+        self.image = ImageConfig::default();
+        self.base_image = None;
+        self.args = Vec::new();
+        self.declared = HashSet::new();
+    }
+
     /// Adds an argument.
     pub(crate) fn declare(&mut self, arg: Arg) {
         self.declared.insert(arg.key.clone());
@@ -201,12 +210,11 @@ impl Stages {
         stage.has_workdir = base.has_workdir;
         base.heirs = base.heirs.saturating_sub(1);
         if base.heirs == 0 {
-            // What copies from the base needs its filesystem only.
-            base.state.env = Env::new();
             stage.image = std::mem::take(&mut base.image);
             stage.base_image = base.base_image.take();
             stage.args = std::mem::take(&mut base.args);
             stage.declared = std::mem::take(&mut base.declared);
+            base.strip();
         } else {
             stage.image = base.image.clone();
             stage.base_image.clone_from(&base.base_image);
