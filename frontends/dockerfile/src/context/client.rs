@@ -11,15 +11,15 @@ use frontend::{
     Bridge, FileRange, FrontendError, LayoutStore, ResolveImage, ResolveSource, ResolvedImage,
     ResolvedSource, ResultRef, SolveGraph,
 };
-use llb::Graph;
 use llb::builder::{Builder, Defaults, HttpSource, LocalSource, Options as Vertex, State};
+use llb::{Definition, Graph, Input, Op, OpKind, OpMetadata, SourceOp};
 use oci::Reference;
 use tokio::sync::OnceCell;
 
 use super::fetched::{HTTP_FILE, internal};
 use super::{
     CONTEXT, ContextError, DOCKERFILE, DOCKERFILE_DIR, Fetched, IGNORE_FILE, MainSource,
-    NamedContext, SCRATCH, Surroundings,
+    NamedContext, SCRATCH, Surroundings, archive,
 };
 use crate::git::GitRef;
 use crate::go;
@@ -171,7 +171,7 @@ impl Client {
             length: HEAD,
         };
         let head = self.bridge.read_file(&result, HTTP_FILE, Some(range)).await;
-        Ok(is_archive(
+        Ok(archive::is_archive(
             &head.map_err(at("failed to read downloaded context"))?,
         ))
     }
@@ -457,8 +457,28 @@ impl Surroundings for Client {
         }
     }
 
-    async fn archive_time(&self, _: &ResolveSource) -> Result<Option<i64>, ContextError> {
-        Ok(None)
+    async fn archive_time(&self, source: &ResolveSource) -> Result<Option<i64>, ContextError> {
+        let Some(filename) = source.attrs.get("http.filename") else {
+            return Ok(None);
+        };
+        let op = Op {
+            inputs: Vec::new(),
+            kind: OpKind::Source(SourceOp {
+                identifier: source.identifier.clone(),
+                attrs: source.attrs.clone(),
+            }),
+            platform: source.platform.clone(),
+            constraints: Some(Vec::new()),
+        };
+        let mut definition = Definition::default();
+        let digest = definition.push(&op, OpMetadata::default());
+        definition.finish(Input { digest, output: 0 });
+        let graph = Arc::new(Graph::new(&definition)?);
+        let result = self.solve(graph, false).await?;
+        let data = self.bridge.read_file(&result, filename, None).await?;
+        let time = tokio::task::spawn_blocking(move || archive::newest(&data)).await;
+        // What is no archive has no time, and neither has one that cannot be read.
+        Ok(time.unwrap_or_default())
     }
 }
 
@@ -467,46 +487,4 @@ fn parse_ignore(name: &str, data: &[u8]) -> Result<Vec<String>, ContextError> {
         name: name.to_owned(),
         source,
     })
-}
-
-/// Whether data starts like an archive: bzip2, gzip, xz or a tar header.
-fn is_archive(head: &[u8]) -> bool {
-    let magics: [&[u8]; 3] = [b"BZh", b"\x1f\x8b\x08", b"\xfd7zXZ\0"];
-    magics.iter().any(|magic| head.starts_with(magic)) || is_tar_header(head)
-}
-
-/// Whether data starts with a tar header, told by its checksum.
-fn is_tar_header(head: &[u8]) -> bool {
-    const BLOCK: usize = 512;
-    const CHECKSUM: std::ops::Range<usize> = 148..156;
-    let Some(block) = head.get(..BLOCK) else {
-        return false;
-    };
-    let text: String = block[CHECKSUM]
-        .iter()
-        .map(|byte| char::from(*byte))
-        .collect();
-    let stated = u32::from_str_radix(text.trim_matches([' ', '\0']), 8);
-    let byte = |(at, byte): (usize, &u8)| {
-        if CHECKSUM.contains(&at) {
-            u32::from(b' ')
-        } else {
-            u32::from(*byte)
-        }
-    };
-    stated == Ok(block.iter().enumerate().map(byte).sum())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn archives_are_told_by_their_head() {
-        let mut tar = vec![0; 512];
-        tar[0] = b'x';
-        tar[148..156].copy_from_slice(b"000570\0 ");
-        assert!(is_archive(&tar) && is_archive(b"\x1f\x8b\x08rest"));
-        assert!(!is_archive(b"FROM alpine") && !is_archive(&[0; 512]));
-    }
 }

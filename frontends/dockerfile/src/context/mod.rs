@@ -4,6 +4,7 @@
 //! many things at a time ([`Surroundings`]); then states are written from what was fetched, in
 //! order and without waiting.
 
+mod archive;
 mod client;
 mod fetched;
 mod offline;
