@@ -1,9 +1,12 @@
 //! The Dockerfile frontend: Dockerfile text to LLB.
 //!
-//! Owns the language: lines, variables, instructions, lints, and what each becomes in
-//! the build graph. Graphs, names, image configs, warnings and errors are those of BuildKit's
-//! `dockerfile.v0` (73ed6825c), byte for byte. Knows nothing of the wire, of sessions or of how a
-//! graph is solved.
+//! Owns the language: lines, variables, instructions, lints, and what each becomes in the build
+//! graph. Graphs, names, image configs, warnings and errors are those of BuildKit's
+//! `dockerfile.v0` (73ed6825c), byte for byte; `cargo xtask vectors` compares them. Knows nothing of
+//! the wire, of sessions or of how a graph is solved.
+//!
+//! A file goes through `parse` (lines), `instruction` (types), and `lower` (vertices). Start at
+//! [`Dockerfile`], then `lower`.
 
 mod build;
 mod context;

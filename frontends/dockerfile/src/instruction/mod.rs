@@ -1,9 +1,12 @@
 //! Instructions with types: what each one says, checked, but not yet expanded or carried out.
 
 mod arity;
+mod files;
 mod flags;
+mod healthcheck;
 mod mount;
 mod read;
+mod stage;
 
 use std::fmt;
 

@@ -1,13 +1,15 @@
 //! Untyped instructions to typed ones.
 
+use super::files::{read_add, read_copy};
 use super::flags::{Flags, read_device};
+use super::healthcheck::read_healthcheck;
+use super::stage::read_stage;
 use super::{
-    Add, Arg, Command, CommandKind, CommandLine, Copy, Files, InlineFile, InstructionError,
-    KeyValue, Mount, Run, RunHeredoc, Stage,
+    Arg, Command, CommandKind, CommandLine, InstructionError, KeyValue, Mount, Run, RunHeredoc,
+    Stage,
 };
-use crate::go;
 use crate::lint::{Linter, Rule};
-use crate::parse::{Arguments, Document, HeredocMark, Node, chomp};
+use crate::parse::{Arguments, Document, Node};
 use crate::span::LineSpan;
 
 /// An instruction error and where it is. `in_parse` says whether BuildKit reports it as a parse
@@ -146,7 +148,7 @@ fn read(node: &Node, lint: &Linter) -> Result<Instruction, InstructionError> {
     }))
 }
 
-fn words(node: &Node) -> &[String] {
+pub(super) fn words(node: &Node) -> &[String] {
     match &node.arguments {
         Arguments::Words(words) | Arguments::Json(words) => words,
         Arguments::Pairs(_) | Arguments::Probe { .. } | Arguments::Trigger(_) => &[],
@@ -197,67 +199,6 @@ fn command_line(node: &Node) -> CommandLine {
     }
 }
 
-fn read_stage(node: &Node, lint: &Linter) -> Result<Stage, InstructionError> {
-    let words = words(node);
-    check_stage_casing(node, words, lint);
-    let name = stage_name(words)?;
-    let flags = Flags::new(&node.flags).texts(&["platform"]).read()?;
-    let stage = Stage {
-        keyword: node.keyword.clone(),
-        base: words[0].clone(),
-        platform: flags.text("platform"),
-        doc: doc_comment(&node.comments, &name),
-        source: node.original.trim().to_owned(),
-        span: node.span,
-        comments: node.comments.clone(),
-        commands: Vec::new(),
-        name,
-    };
-    if !stage.name.is_empty() {
-        check_description(lint, "FROM", &[&stage.name], node);
-    }
-    Ok(stage)
-}
-
-fn check_stage_casing(node: &Node, words: &[String], lint: &Linter) {
-    if let [_, _, name] = words
-        && *name != name.to_lowercase()
-    {
-        lint.warn(Rule::StageNameCasing, node.span, &[name]);
-    }
-    // Also applied to a line that has too many words, which fails afterwards.
-    let [_, word, _, ..] = words else {
-        return;
-    };
-    let keyword = &node.keyword;
-    let consistent = if *keyword == keyword.to_lowercase() {
-        *word == word.to_lowercase()
-    } else if *keyword == keyword.to_uppercase() {
-        *word == word.to_uppercase()
-    } else {
-        // The casing of the instruction itself is another rule.
-        true
-    };
-    if !consistent {
-        lint.warn(Rule::FromAsCasing, node.span, &[keyword, word]);
-    }
-}
-
-fn stage_name(words: &[String]) -> Result<String, InstructionError> {
-    match words {
-        [_] => Ok(String::new()),
-        [_, word, name] if word.to_lowercase() == "as" => {
-            let lower = name.to_lowercase();
-            let rest = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
-            if !lower.starts_with(|c: char| c.is_ascii_lowercase()) || !lower.chars().all(rest) {
-                return Err(InstructionError::StageName(name.clone()));
-            }
-            Ok(lower)
-        }
-        _ => Err(InstructionError::FromArity),
-    }
-}
-
 fn read_arg(node: &Node, lint: &Linter) -> Result<CommandKind, InstructionError> {
     let words = some_words(node, "ARG")?;
     let mut args = Vec::with_capacity(words.len());
@@ -279,7 +220,7 @@ fn read_arg(node: &Node, lint: &Linter) -> Result<CommandKind, InstructionError>
 }
 
 /// The description of `name` in comments of the form `# name description`.
-fn doc_comment(comments: &[String], name: &str) -> String {
+pub(super) fn doc_comment(comments: &[String], name: &str) -> String {
     if name.is_empty() {
         return String::new();
     }
@@ -287,7 +228,7 @@ fn doc_comment(comments: &[String], name: &str) -> String {
     comments.iter().find_map(described).unwrap_or_default()
 }
 
-fn check_description(lint: &Linter, instruction: &str, keys: &[&str], node: &Node) {
+pub(super) fn check_description(lint: &Linter, instruction: &str, keys: &[&str], node: &Node) {
     let Some(comment) = node.comments.last() else {
         return;
     };
@@ -301,79 +242,6 @@ fn check_description(lint: &Linter, instruction: &str, keys: &[&str], node: &Nod
         node.span,
         &[instruction, example],
     );
-}
-
-fn read_add(node: &Node, flags: Flags<'_>) -> Result<CommandKind, InstructionError> {
-    if words(node).len() < 2 {
-        return Err(InstructionError::NoDestination("ADD"));
-    }
-    let flags = flags
-        .bools(&["link", "keep-git-dir", "unpack"])
-        .texts(&["chown", "chmod", "checksum"])
-        .lists(&["exclude"])
-        .read()?;
-    Ok(CommandKind::Add(Add {
-        files: files(node, &flags, "ADD")?,
-        keep_git_dir: flags.bool("keep-git-dir"),
-        checksum: flags.text("checksum"),
-        unpack: flags.bool("unpack"),
-    }))
-}
-
-fn read_copy(node: &Node, flags: Flags<'_>) -> Result<CommandKind, InstructionError> {
-    if words(node).len() < 2 {
-        return Err(InstructionError::NoDestination("COPY"));
-    }
-    let flags = flags
-        .bools(&["link", "parents"])
-        .texts(&["chown", "from", "chmod"])
-        .lists(&["exclude"])
-        .read()?;
-    Ok(CommandKind::Copy(Copy {
-        files: files(node, &flags, "COPY")?,
-        from: flags.text("from"),
-        parents: flags.bool("parents").unwrap_or(false),
-    }))
-}
-
-fn files(node: &Node, flags: &Flags<'_>, name: &'static str) -> Result<Files, InstructionError> {
-    let Some((dest, sources)) = words(node).split_last() else {
-        return Err(InstructionError::NoDestination(name));
-    };
-    // A word that cannot be read as a heredoc is a path.
-    let mark = |word: &str| HeredocMark::parse(word).ok().flatten();
-    if mark(dest).is_some() {
-        return Err(InstructionError::HeredocDestination(name));
-    }
-    let mut files = Files {
-        dest: dest.clone(),
-        chown: flags.text("chown"),
-        chmod: flags.text("chmod"),
-        link: flags.bool("link").unwrap_or(false),
-        exclude: flags.list("exclude"),
-        ..Files::default()
-    };
-    for source in sources {
-        let Some(mark) = mark(source) else {
-            files.sources.push(source.clone());
-            continue;
-        };
-        // Of heredocs with the same name, the last one counts.
-        let body = node
-            .heredocs
-            .iter()
-            .rev()
-            .find(|heredoc| heredoc.mark.name == mark.name);
-        let content = body
-            .map(|heredoc| heredoc.content.clone())
-            .unwrap_or_default();
-        files.inline.push(InlineFile {
-            content: if mark.chomp { chomp(&content) } else { content },
-            name: mark.name,
-            expand: mark.expand,
-        });
-    }
-    Ok(files)
 }
 
 fn read_run(node: &Node, flags: Flags<'_>) -> Result<CommandKind, InstructionError> {
@@ -448,78 +316,6 @@ fn strip_keyword(line: &str) -> &str {
         }
         _ => line,
     }
-}
-
-fn read_healthcheck(node: &Node, flags: Flags<'_>) -> Result<CommandKind, InstructionError> {
-    let Arguments::Probe {
-        kind,
-        command,
-        json,
-    } = &node.arguments
-    else {
-        return Err(InstructionError::AtLeastOne("HEALTHCHECK"));
-    };
-    let kind = kind.to_uppercase();
-    if kind == "NONE" {
-        if !command.is_empty() {
-            return Err(InstructionError::ProbeNone);
-        }
-        let probe = oci::HealthConfig {
-            test: vec![kind],
-            ..oci::HealthConfig::default()
-        };
-        return Ok(CommandKind::Healthcheck(probe));
-    }
-    let flags = flags
-        .texts(&[
-            "interval",
-            "timeout",
-            "start-period",
-            "start-interval",
-            "retries",
-        ])
-        .read()?;
-    if kind != "CMD" {
-        return Err(InstructionError::ProbeKind(kind));
-    }
-    if command.is_empty() {
-        return Err(InstructionError::ProbeCommand);
-    }
-    let mut test = vec![if *json { "CMD" } else { "CMD-SHELL" }.to_owned()];
-    test.extend(command.iter().cloned());
-    let interval = probe_time(&flags, "interval")?;
-    let timeout = probe_time(&flags, "timeout")?;
-    let start_period = probe_time(&flags, "start-period")?;
-    let start_interval = probe_time(&flags, "start-interval")?;
-    let mut retries = 0;
-    if let Some(text) = flags.get("retries").filter(|text| !text.is_empty()) {
-        let value = |e: go::NumberError| InstructionError::ProbeValue(e.to_string());
-        retries = go::parse_i64(text, 32).map_err(value)?;
-        if retries < 0 {
-            return Err(InstructionError::ProbeRetries(retries));
-        }
-    }
-    Ok(CommandKind::Healthcheck(oci::HealthConfig {
-        test,
-        interval,
-        timeout,
-        start_period,
-        start_interval,
-        retries,
-    }))
-}
-
-/// Nanoseconds of a flag; 0 when it is not given.
-fn probe_time(flags: &Flags<'_>, name: &'static str) -> Result<i64, InstructionError> {
-    const SHORTEST: i64 = 1_000_000;
-    let Some(text) = flags.get(name).filter(|text| !text.is_empty()) else {
-        return Ok(0);
-    };
-    let time = go::parse_duration(text).map_err(|e| InstructionError::ProbeValue(e.to_string()))?;
-    if time != 0 && time < SHORTEST {
-        return Err(InstructionError::ProbeInterval(name));
-    }
-    Ok(time)
 }
 
 #[cfg(test)]

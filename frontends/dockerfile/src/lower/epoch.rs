@@ -219,8 +219,8 @@ impl Lowering<'_> {
             let text = format!("{EPOCH} stage source must be a single HTTP(S) or Git ADD");
             return Err(LowerError::Rule(text));
         }
-        super::copy::check_digest(&checksum)?;
-        let filename = super::copy::http_filename(&path);
+        super::copy_words::check_digest(&checksum)?;
+        let filename = super::copy_words::http_filename(&path);
         let http = HttpSource {
             url: path,
             filename,

@@ -11,7 +11,7 @@ use crate::go;
 use crate::image_path::PathError;
 use crate::instruction::{InstructionError, Misplaced, MountError};
 use crate::lint::LintOptionsError;
-use crate::lower::commands::MAX_SIZE;
+use crate::lower::variables::MAX_SIZE;
 use crate::parse::ParseError;
 use crate::platform::PlatformError;
 use crate::span::LineSpan;

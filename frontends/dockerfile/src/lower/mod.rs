@@ -8,6 +8,7 @@
 mod checks;
 mod commands;
 mod copy;
+mod copy_words;
 mod epoch;
 mod error;
 mod expose;
@@ -18,6 +19,7 @@ mod plan;
 mod resolve;
 mod run;
 mod stage;
+mod variables;
 
 use std::collections::BTreeMap;
 
