@@ -162,6 +162,8 @@ fn source_map_to_pb(source: &SourceMap) -> pb::Source {
         locations: source
             .locations
             .iter()
+            // An entry whose value is empty is written without a value, over which buildkitd falls.
+            .filter(|(_, places)| !places.is_empty())
             .map(|(key, places)| {
                 let locations = places.iter().map(Into::into).collect();
                 (key.to_string(), pb::Locations { locations })

@@ -97,7 +97,7 @@ async fn measure(arguments: &Arguments, program: PathBuf) -> anyhow::Result<()> 
             for ((daemon, setup), times) in daemons.iter().zip(&mut setups).zip(&mut times) {
                 let took = setup.measure(daemon).await;
                 times.push(
-                    took.with_context(|| format!("{} failed at {}", case.name(), daemon.name()))?,
+                    took.with_context(|| format!("{} failed at {}:\n{}\n", case.name(), daemon.name(), daemon.log()))?,
                 );
             }
         }

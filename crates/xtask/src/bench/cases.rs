@@ -156,7 +156,6 @@ async fn build(daemon: &Daemon, context: &TempDir) -> anyhow::Result<Duration> {
     let request = SolveRequest {
         frontend: "dockerfile.v0".to_owned(),
         attrs: BTreeMap::from([("filename".to_owned(), "Dockerfile".to_owned())]),
-        is_internal: true,
         ..SolveRequest::default()
     };
     solve(daemon, request, session).await
@@ -183,9 +182,9 @@ fn chain(new: &str) -> anyhow::Result<Arc<Graph>> {
 }
 
 async fn solve_graph(daemon: &Daemon, graph: &Arc<Graph>) -> anyhow::Result<Duration> {
+    // As clients send it: with a record in the daemon's history, if it keeps one.
     let request = SolveRequest {
         definition: Some(graph.clone()),
-        is_internal: true,
         ..SolveRequest::default()
     };
     solve(daemon, request, Session::default()).await

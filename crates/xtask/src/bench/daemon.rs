@@ -12,12 +12,15 @@ use tempfile::TempDir;
 /// How long a daemon may take to answer for the first time.
 const START: Duration = Duration::from_secs(60);
 
+/// Of a failed daemon's log so many bytes are shown.
+const LOG: usize = 4096;
+
 /// A running daemon with state of its own; killed and removed when dropped.
 pub(super) struct Daemon {
     name: &'static str,
     process: Child,
     client: Client,
-    _state: TempDir,
+    state: TempDir,
 }
 
 impl Daemon {
@@ -56,7 +59,7 @@ impl Daemon {
             name,
             process,
             client,
-            _state: state,
+            state: state,
         })
     }
 
@@ -66,6 +69,13 @@ impl Daemon {
 
     pub(super) fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// The last lines that it logged.
+    pub(super) fn log(&self) -> String {
+        let log = std::fs::read(self.state.path().join("log")).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log[log.len().saturating_sub(LOG)..]);
+        log.into_owned()
     }
 
     /// Bytes of its main process that are in memory.
