@@ -286,10 +286,10 @@ where
     let mut incoming = incoming.ready_chunks(BATCH);
     let mut bytes = 0;
     let mut id = 0;
+    let mut end_of_list = false;
     while let Some(batch) = incoming.next().await {
         let mut entries = Vec::new();
         let mut data = vec![Vec::new(); sinks.writers.len()];
-        let mut end_of_list = false;
         let mut finished = false;
         for packet in batch {
             let packet = packet.map_err(|status| ReceiveError::Stream(Box::new(status)))?;
@@ -303,6 +303,11 @@ where
                     data[writer].push((packet.id, packet.data));
                 }
                 Kind::Stat => match packet.stat {
+                    // Also if both come in one batch, in which the end is handed on last.
+                    Some(stat) if end_of_list => {
+                        let path = stat.path().to_owned();
+                        return Err(ReceiveError::order(path, OrderError::OutOfOrder));
+                    }
                     Some(stat) if id < MAX_ENTRIES => {
                         entries.push((id, stat));
                         id += 1;
@@ -335,10 +340,9 @@ impl Sinks {
         end_of_list: bool,
         data: Vec<Vec<(u32, Bytes)>>,
     ) -> Result<(), ReceiveError> {
-        if let Some((_, stat)) = entries.first() {
-            let path = stat.path().to_owned();
-            let late = || ReceiveError::order(path, OrderError::OutOfOrder);
-            let plan = self.plan.as_ref().ok_or_else(late)?;
+        if !entries.is_empty()
+            && let Some(plan) = &self.plan
+        {
             plan.send(Listed::Entries(entries))
                 .await
                 .map_err(|_| ReceiveError::Lost)?;

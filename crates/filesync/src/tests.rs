@@ -491,24 +491,3 @@ async fn a_tree_that_cannot_be_listed_is_told_to_the_receiver() {
     assert!(matches!(sent, Err(SendError::Walk(_))));
     assert!(matches!(received, Err(ReceiveError::Sender(_))));
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
-async fn measure() {
-    let (from, to) = (
-        tempfile::tempdir_in("/dev/shm").unwrap(),
-        tempfile::tempdir_in("/dev/shm").unwrap(),
-    );
-    for i in 0..20000 {
-        write(
-            &from,
-            &format!("{}/{}/{i}", i % 100, i % 10),
-            vec![b'x'; i % 3000],
-        );
-    }
-    for _ in 0..3 {
-        let start = std::time::Instant::now();
-        let r = sync(&from, &to).await;
-        eprintln!("{:?} {}", start.elapsed(), r.bytes);
-    }
-}
