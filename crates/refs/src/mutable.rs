@@ -13,7 +13,7 @@ use sys::root::RootDir;
 use crate::handle::Ref;
 use crate::layer::LayerKey;
 use crate::refs::{CommitError, Inner, Meta, RecordType, Refs};
-use crate::state::{Acquired, Dir, MutableKey, NewLayer, Use};
+use crate::state::{Acquired, Dir, MutableKey, NewLayer, State, Use};
 
 /// How many states of a local source are kept: the one in use and the one before.
 const STATES_KEPT: usize = 2;
@@ -78,6 +78,14 @@ pub enum MutableError {
         /// Why.
         source: MountError,
     },
+    /// The thread that opened it broke down.
+    #[error("opening `{key}` was cut short")]
+    Lost {
+        /// Its key.
+        key: String,
+        /// Why.
+        source: io::Error,
+    },
     /// It was given away meanwhile, or is on top of other layers.
     #[error("`{0}` cannot become a ref")]
     NotPlain(String),
@@ -124,6 +132,14 @@ impl fmt::Debug for Mutable {
     }
 }
 
+/// What there is for whoever wants a mutable directory.
+enum Found {
+    /// A new one.
+    Made(MutableKey, Active),
+    /// What was there before.
+    There(Acquired),
+}
+
 impl Refs {
     /// Takes a mutable directory into use, made if there is none that fits. With
     /// [`Sharing::Locked`] it is waited for.
@@ -146,70 +162,90 @@ impl Refs {
             tokio::pin!(given_back);
             // Registered before looking, so that nothing is missed in between.
             given_back.as_mut().enable();
-            let acquired = self
-                .inner
-                .state()
-                .acquire_mutable(&options.key, &base, options.sharing);
-            match acquired {
-                Acquired::Taken(key) => return self.take(key, &options, &snapshots).await,
-                Acquired::Joined(in_use) => return Ok(Mutable { in_use }),
-                Acquired::Create => return self.create(&options, base, &snapshots),
-                Acquired::Wait => given_back.await,
+            match self.acquire(&options, &base, &snapshots)? {
+                Found::Made(key, active) => return self.enter(key, active, &options, true),
+                Found::There(Acquired::Taken(key)) => {
+                    return self.take(key, options, snapshots).await;
+                }
+                Found::There(Acquired::Joined(in_use)) => return Ok(Mutable { in_use }),
+                Found::There(Acquired::Wait | Acquired::Create) => given_back.await,
             }
         }
     }
 
-    fn create(
+    /// Takes a directory that fits, or makes one.
+    fn acquire(
         &self,
         options: &MutableOptions,
-        base: Vec<LayerKey>,
+        base: &[LayerKey],
         snapshots: &[LayerId],
-    ) -> Result<Mutable, MutableError> {
-        let active =
-            self.inner
-                .snapshots
-                .prepare(snapshots)
-                .map_err(|source| MutableError::Make {
-                    key: options.key.clone(),
-                    source,
-                })?;
+    ) -> Result<Found, MutableError> {
+        let find = |state: &mut State| state.acquire_mutable(&options.key, base, options.sharing);
+        let found = find(&mut self.inner.state());
+        if !matches!(found, Acquired::Create) {
+            return Ok(Found::There(found));
+        }
+        let failed = |source| MutableError::Make {
+            key: options.key.clone(),
+            source,
+        };
+        let active = self.inner.snapshots.prepare(snapshots).map_err(failed)?;
         let layer = active.id();
-        let key = self.inner.change(|state, effects| {
-            state.add_mutable(
+        // Meanwhile somebody else may have made one that is to be shared, or waited for: whether
+        // one is missing is decided with the same look at the state that adds it.
+        let made = self.inner.change(|state, effects| match find(state) {
+            Acquired::Create => Ok(state.add_mutable(
                 &options.key,
-                base,
+                base.to_vec(),
                 layer,
                 options.sharing,
                 options.meta.clone(),
                 effects,
-            )
+            )),
+            found => Err(found),
         });
-        self.enter(key, active, options, true)
+        Ok(match made {
+            Ok(key) => Found::Made(key, active),
+            Err(found) => Found::There(found),
+        })
     }
 
     /// Opens an idle directory that was just taken.
     async fn take(
         &self,
         key: MutableKey,
-        options: &MutableOptions,
-        snapshots: &[LayerId],
+        options: MutableOptions,
+        snapshots: Vec<LayerId>,
     ) -> Result<Mutable, MutableError> {
         let dir = self.inner.state().mutables.get(&key).map(|entry| entry.dir);
-        let active = match dir {
-            Some(Dir::Own(layer)) => Ok(self.inner.snapshots.resume(layer, snapshots)),
-            Some(Dir::Frozen(_)) | None => {
-                let inner = Arc::clone(&self.inner);
-                let thawed = tokio::task::spawn_blocking(move || inner.thaw(key)).await;
-                let thawed = thawed.map_err(io::Error::other);
-                thawed.unwrap_or_else(|error| {
-                    tracing::warn!(%error, "the clone of a directory was cut short");
-                    Ok(None)
-                })
-            }
-            .and_then(|thawed| match thawed {
-                Some(active) => Ok(active),
-                None => self.empty(key),
-            }),
+        if let Some(Dir::Own(layer)) = dir {
+            let active = self.inner.snapshots.resume(layer, &snapshots);
+            return self.enter(key, active, &options, false);
+        }
+        let refs = self.clone();
+        let name = options.key.clone();
+        // Also if nobody waits for it any more, this goes on to its end, where what comes of it is
+        // given back.
+        let opened = tokio::task::spawn_blocking(move || refs.open_frozen(key, &options)).await;
+        opened.unwrap_or_else(|error| {
+            self.inner.give_back(key);
+            Err(MutableError::Lost {
+                key: name,
+                source: io::Error::other(error),
+            })
+        })
+    }
+
+    /// Opens a taken directory whose files are those of a layer, or gone.
+    fn open_frozen(
+        &self,
+        key: MutableKey,
+        options: &MutableOptions,
+    ) -> Result<Mutable, MutableError> {
+        let active = match self.inner.thaw(key) {
+            Ok(Some(active)) => Ok(active),
+            Ok(None) => self.empty(key),
+            Err(error) => Err(error),
         };
         match active {
             Ok(active) => self.enter(key, active, options, false),

@@ -6,6 +6,7 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use common::{Fixture, id, inside, meta};
@@ -133,6 +134,53 @@ async fn many_who_share_at_once_are_in_one_directory() {
     }
     fixture.refs.flush().await.unwrap();
     assert_eq!(fixture.stored(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_who_lock_at_once_wait_for_one_directory() {
+    let fixture = Fixture::new();
+    for round in 0..20 {
+        let key = format!("key {round}");
+        let users: Vec<_> = (0..4)
+            .map(|_| {
+                let refs = fixture.refs.clone();
+                let options = options(&key, Sharing::Locked);
+                tokio::spawn(async move { drop(refs.mutable(options).await.unwrap()) })
+            })
+            .collect();
+        for user in users {
+            timeout(Duration::from_secs(10), user)
+                .await
+                .unwrap()
+                .unwrap();
+        }
+    }
+    fixture.refs.flush().await.unwrap();
+    assert_eq!(fixture.stored(), 20);
+}
+
+#[tokio::test]
+async fn who_stops_waiting_for_a_clone_gives_it_back() {
+    let fixture = Fixture::new();
+    let first = fixture.refs.mutable(local("a")).await.unwrap();
+    write(&first, "x", "1");
+    first.freeze(id("frozen"), meta("frozen")).unwrap();
+    // Looked at once and dropped: the clone is being made.
+    let mut taking = Box::pin(fixture.refs.mutable(local("a")));
+    drop(
+        taking
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop())),
+    );
+    drop(taking);
+    let locked = MutableOptions {
+        sharing: Sharing::Locked,
+        ..local("a")
+    };
+    let second = timeout(Duration::from_secs(10), fixture.refs.mutable(locked)).await;
+    let second = second.unwrap().unwrap();
+    assert!(!second.is_new());
+    assert_eq!(read(&second, "x").unwrap(), "1");
 }
 
 #[tokio::test]
