@@ -28,5 +28,7 @@ pub use epoch::Epoch;
 pub use error::{ConfigError, ExportError, LayerError, OptionError};
 pub use exporter::{Caller, Exporter};
 pub use image::{Built, BuiltImage, Response, Source, SourceRef};
-pub use options::{Compression, CompressionKind, ImageOptions, Kind, TreeMode, TreeOptions};
-pub use tree::{ExportTree, TreePart};
+pub use options::{
+    Compression, CompressionKind, ImageOptions, Kind, TreeKind, TreeMode, TreeOptions,
+};
+pub use tree::{ExportTree, Transfer, TreePart};

@@ -233,10 +233,21 @@ pub enum TreeMode {
     Delete,
 }
 
+/// What an export of a tree makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TreeKind {
+    /// Files in a directory of the client.
+    Local,
+    /// One tar.
+    Tar,
+}
+
 /// Options of the exports that make a tree: `local` and `tar`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TreeOptions {
-    /// What times are clamped to.
+    /// What is made.
+    pub kind: TreeKind,
+    /// The time of change that all files get.
     pub epoch: Epoch,
     /// In front of the names of attestation files.
     pub attestation_prefix: String,
@@ -251,8 +262,17 @@ impl TreeOptions {
     ///
     /// # Errors
     /// When a value cannot be read.
-    pub fn parse(attrs: &BTreeMap<String, String>) -> Result<TreeOptions, OptionError> {
-        let mut options = TreeOptions::default();
+    pub fn parse(
+        kind: TreeKind,
+        attrs: &BTreeMap<String, String>,
+    ) -> Result<TreeOptions, OptionError> {
+        let mut options = TreeOptions {
+            kind,
+            epoch: Epoch::Unset,
+            attestation_prefix: String::new(),
+            platform_split: None,
+            mode: TreeMode::Copy,
+        };
         for (key, value) in attrs {
             match key.as_str() {
                 epoch::ATTR => options.epoch = Epoch::parse(value)?,
@@ -269,6 +289,15 @@ impl TreeOptions {
             }
         }
         Ok(options)
+    }
+
+    /// Whether each platform gets a directory. In a tar of several it always does (BuildKit:
+    /// exporter/tar/export.go).
+    pub(crate) fn split(&self, multi_platform: bool) -> bool {
+        match self.kind {
+            TreeKind::Local => self.platform_split.unwrap_or(multi_platform),
+            TreeKind::Tar => multi_platform,
+        }
     }
 }
 

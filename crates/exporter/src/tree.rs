@@ -15,7 +15,7 @@ use tokio_util::io::SyncIoBridge;
 use crate::attest::{self, Subject};
 use crate::error::ExportError;
 use crate::image::{Source, SourceRef};
-use crate::options::TreeOptions;
+use crate::options::{TreeMode, TreeOptions};
 
 /// Writes of the tar are gathered to this size.
 const BUFFER: usize = 256 << 10;
@@ -42,10 +42,24 @@ pub struct TreePart {
     pub root: RootDir,
     /// Files beside them, by name: what is attested. Of mode 0600.
     pub extra: BTreeMap<String, Vec<u8>>,
-    /// No file shows a later time of change than this, in nanoseconds since 1970.
-    pub clamp_ns: Option<i64>,
+    /// The time of change of every file in place of its own, in nanoseconds since 1970: not the
+    /// latest that one may have (BuildKit: exporter/local/fs.go).
+    pub mtime_ns: Option<i64>,
+    /// The time of change of `extra`.
+    pub extra_mtime_ns: i64,
     /// Keeps the files.
-    _held: Option<refs::Ref>,
+    held: Option<refs::Ref>,
+}
+
+/// What is sent into a client's directory at a time.
+#[derive(Debug)]
+pub struct Transfer {
+    /// What progress calls it.
+    pub name: String,
+    /// All of it.
+    pub trees: Vec<filesync::Tree>,
+    /// Keeps the files until it is sent.
+    held: Vec<refs::Ref>,
 }
 
 /// Opens the files of `source`. Blocks.
@@ -58,13 +72,14 @@ pub(crate) fn open(
         let text = "unable to export multiple platforms without map";
         return Err(ExportError::Result(text.to_owned()));
     }
-    let split = options.platform_split.unwrap_or(source.multi_platform);
+    let split = options.split(source.multi_platform);
+    let now = OffsetDateTime::now_utc().replace_nanosecond(0).ok();
     let name_platform = source.multi_platform && !split;
     let parts = source
         .refs
         .iter()
         .map(|part| {
-            let clamp = options.epoch.of(&part.key, &source.metadata)?;
+            let epoch = options.epoch.of(&part.key, &source.metadata)?;
             let root = root_of(snapshots, part)?;
             let extra = attestations(part, &root, options, name_platform)?;
             Ok(TreePart {
@@ -74,8 +89,9 @@ pub(crate) fn open(
                     .filter(|dir| !dir.is_empty()),
                 root,
                 extra,
-                clamp_ns: clamp.and_then(nanoseconds),
-                _held: part.filesystem.clone(),
+                mtime_ns: epoch.and_then(nanoseconds),
+                extra_mtime_ns: epoch.or(now).and_then(nanoseconds).unwrap_or(0),
+                held: part.filesystem.clone(),
             })
         })
         .collect::<Result<Vec<_>, ExportError>>()?;
@@ -191,6 +207,38 @@ impl ExportTree {
         Ok(())
     }
 
+    /// What to send into a client's directory, one after the other; as one if what is not in it
+    /// has to go from there. Blocks.
+    ///
+    /// # Errors
+    /// When there is no place for the files beside the tree.
+    pub fn transfers(self, mode: TreeMode) -> Result<Vec<Transfer>, ExportError> {
+        let split = self.split;
+        let transfers = self.parts.into_iter().map(|part| {
+            let name = match part.key.as_str() {
+                key if split && !key.is_empty() => format!("copying files {key}"),
+                _ => "copying files".to_owned(),
+            };
+            let held = part.held.iter().cloned().collect();
+            let trees = part.trees()?;
+            Ok(Transfer { name, trees, held })
+        });
+        let transfers = transfers.collect::<Result<Vec<Transfer>, ExportError>>()?;
+        if mode == TreeMode::Copy {
+            return Ok(transfers);
+        }
+        let (mut trees, mut held) = (Vec::new(), Vec::new());
+        for transfer in transfers {
+            trees.extend(transfer.trees);
+            held.extend(transfer.held);
+        }
+        Ok(vec![Transfer {
+            name: "copying files".to_owned(),
+            trees,
+            held,
+        }])
+    }
+
     /// Writes all files to `out` as one tar.
     ///
     /// # Errors
@@ -210,19 +258,23 @@ impl ExportTree {
         for part in &self.parts {
             let prefix = PathBuf::from(part.dir.as_deref().unwrap_or_default());
             if part.dir.is_some() {
-                let header = directory(&prefix, part.clamp_ns.unwrap_or(0));
+                let header = directory(&prefix, part.mtime_ns.unwrap_or(0));
                 writer
                     .append(&header, std::io::empty())
                     .map_err(ExportError::Write)?;
             }
             for (name, bytes) in &part.extra {
-                let (path, time) = (prefix.join(name), part.clamp_ns.unwrap_or(0));
                 writer
-                    .append_bytes(path, ATTESTATION_MODE, time, bytes)
+                    .append_bytes(
+                        prefix.join(name),
+                        ATTESTATION_MODE,
+                        part.extra_mtime_ns,
+                        bytes,
+                    )
                     .map_err(ExportError::Write)?;
             }
             let options = layer::TreeOptions {
-                mtime_clamp_ns: part.clamp_ns,
+                mtime_ns: part.mtime_ns,
                 prefix,
             };
             writer = layer::tar_tree(&part.root, writer, &options).map_err(|source| {
@@ -235,6 +287,42 @@ impl ExportTree {
         let mut out = writer.finish().map_err(ExportError::Write)?;
         out.flush().map_err(ExportError::Write)
     }
+}
+
+impl TreePart {
+    /// The part as trees in their places: what is beside its files, and these.
+    fn trees(self) -> Result<Vec<filesync::Tree>, ExportError> {
+        let at = PathBuf::from(self.dir.unwrap_or_default());
+        let mut trees = Vec::new();
+        if !self.extra.is_empty() {
+            let root = written(&self.extra).map_err(|source| ExportError::Tree {
+                key: self.key,
+                source: source.into(),
+            })?;
+            trees.push(filesync::Tree {
+                at: at.clone(),
+                root,
+                mtime_ns: Some(self.extra_mtime_ns),
+            });
+        }
+        trees.push(filesync::Tree {
+            at,
+            root: self.root,
+            mtime_ns: self.mtime_ns,
+        });
+        Ok(trees)
+    }
+}
+
+/// A directory in memory with these files.
+fn written(files: &BTreeMap<String, Vec<u8>>) -> std::io::Result<RootDir> {
+    let mount = sys::mount::tmpfs(0, 0o755)?;
+    let root = RootDir::from_fd(mount.into_fd());
+    for (name, bytes) in files {
+        root.create(Path::new(name), ATTESTATION_MODE, true)?
+            .write_all(bytes)?;
+    }
+    Ok(root)
 }
 
 /// The header of a directory that is not in any tree.

@@ -10,6 +10,7 @@ mod order;
 mod packets;
 mod receive;
 mod send;
+mod source;
 #[cfg(test)]
 mod tests;
 pub mod wire;
@@ -19,3 +20,4 @@ pub use receive::{
     Differ, METADATA_FILE, Progress, ReceiveError, ReceiveOptions, Received, receive,
 };
 pub use send::{SendError, SendOptions, send};
+pub use source::{Source, Tree};

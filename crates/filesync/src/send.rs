@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use fstree::walk::{WalkError, WalkOptions, walk};
+use fstree::walk::{WalkError, WalkOptions};
 use futures::{Stream, StreamExt};
-use sys::root::RootDir;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tonic::Status;
 
 use crate::packets::Packets;
-use crate::wire::{Kind, Packet, Stat};
+use crate::source::Source;
+use crate::wire::{Kind, Packet};
 
 /// Most data in a packet: Go's receiver is used to it, and it keeps other calls flowing.
 const CHUNK: usize = 32 << 10;
@@ -33,7 +33,7 @@ const FIRST_BATCH: usize = 16;
 /// What to send.
 #[derive(Clone, Debug, Default)]
 pub struct SendOptions {
-    /// Which entries. Attributes are always read.
+    /// Which entries of each tree. Attributes are always read.
     pub walk: WalkOptions,
     /// The owner that is told for every entry, in place of its own.
     pub owner: Option<(u32, u32)>,
@@ -70,14 +70,14 @@ pub enum SendError {
     Lost,
 }
 
-/// Sends the tree of `root`: gives the packets for the receiver, and what does the work.
+/// Sends a tree, or several as one: gives the packets for the receiver, and what does the work.
 ///
 /// The future ends when the receiver has all it wants. Dropped, it stops.
 ///
 /// # Errors
 /// See [`SendError`]; a tree that cannot be read is told to the receiver, too.
 pub fn send<S>(
-    root: RootDir,
+    source: impl Into<Source>,
     options: SendOptions,
     incoming: S,
 ) -> (Packets, impl Future<Output = Result<(), SendError>> + Send)
@@ -85,14 +85,14 @@ where
     S: Stream<Item = Result<Packet, Status>> + Send + Unpin,
 {
     let (outgoing, packets) = Packets::bounded();
-    (packets, run(root, options, incoming, outgoing))
+    (packets, run(source.into(), options, incoming, outgoing))
 }
 
-/// The files that can be asked for, by their position in the list.
-type Files = Arc<Mutex<HashMap<u32, PathBuf>>>;
+/// The files that can be asked for, by their position in the list: tree and path.
+type Files = Arc<Mutex<HashMap<u32, (usize, PathBuf)>>>;
 
 async fn run<S>(
-    root: RootDir,
+    source: Source,
     options: SendOptions,
     mut incoming: S,
     outgoing: mpsc::Sender<Vec<Packet>>,
@@ -100,18 +100,18 @@ async fn run<S>(
 where
     S: Stream<Item = Result<Packet, Status>> + Send + Unpin,
 {
-    let root = Arc::new(root);
+    let source = Arc::new(source);
     let files = Files::default();
     let (wanted, queue) = mpsc::unbounded_channel();
     let queue = Arc::new(Mutex::new(queue));
     let mut work = JoinSet::new();
     {
-        let (root, files, outgoing) = (root.clone(), files.clone(), outgoing.clone());
-        work.spawn_blocking(move || list(&root, options, &files, &outgoing));
+        let (source, files, outgoing) = (source.clone(), files.clone(), outgoing.clone());
+        work.spawn_blocking(move || list(&source, options, &files, &outgoing));
     }
     for _ in 0..READERS {
-        let (root, queue, outgoing) = (root.clone(), queue.clone(), outgoing.clone());
-        work.spawn_blocking(move || serve(&root, &queue, &outgoing));
+        let (source, queue, outgoing) = (source.clone(), queue.clone(), outgoing.clone());
+        work.spawn_blocking(move || serve(&source, &queue, &outgoing));
     }
     loop {
         tokio::select! {
@@ -121,10 +121,10 @@ where
                 match packet.kind() {
                     Kind::Request => {
                         let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
-                        let path =
+                        let (tree, path) =
                             files.remove(&packet.id).ok_or(SendError::InvalidId(packet.id))?;
                         // Nobody takes it only when a reader has failed, which is found below.
-                        drop(wanted.send((packet.id, path)));
+                        drop(wanted.send(Wanted { id: packet.id, tree, path }));
                     }
                     Kind::Error => return Err(SendError::Receiver(packet.message())),
                     Kind::Finish => break,
@@ -144,7 +144,7 @@ where
 
 /// Sends the list of entries.
 fn list(
-    root: &RootDir,
+    source: &Source,
     options: SendOptions,
     files: &Files,
     outgoing: &mpsc::Sender<Vec<Packet>>,
@@ -157,14 +157,14 @@ fn list(
             xattrs: true,
             ..options.walk
         };
-        for (id, entry) in (0..).zip(walk(root, &options)?) {
-            let mut stat = Stat::from(entry?);
+        for (id, entry) in (0..).zip(source.list(&options)?) {
+            let (tree, mut stat) = entry?;
             if let Some((uid, gid)) = owner {
                 (stat.uid, stat.gid) = (uid, gid);
             }
             if stat.has_data() {
                 let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
-                files.insert(id, stat.path().to_owned());
+                files.insert(id, (tree, stat.path().to_owned()));
             }
             batch.push(Packet::entry(stat));
             if batch.len() == limit {
@@ -185,12 +185,19 @@ fn list(
     })
 }
 
-/// Files that the receiver wants, waiting for a reader.
-type Queue = Mutex<mpsc::UnboundedReceiver<(u32, PathBuf)>>;
+/// A file that the receiver wants.
+struct Wanted {
+    id: u32,
+    tree: usize,
+    path: PathBuf,
+}
+
+/// Files waiting for a reader.
+type Queue = Mutex<mpsc::UnboundedReceiver<Wanted>>;
 
 /// Sends files, one after the other, until no more can be asked for.
 fn serve(
-    root: &RootDir,
+    source: &Source,
     queue: &Queue,
     outgoing: &mpsc::Sender<Vec<Packet>>,
 ) -> Result<(), SendError> {
@@ -213,11 +220,11 @@ fn serve(
                 .unwrap_or_else(PoisonError::into_inner)
                 .blocking_recv()
         });
-        let Some((id, path)) = next else {
+        let Some(Wanted { id, tree, path }) = next else {
             return Ok(());
         };
         // A file that is gone, or is none, has no data; the receiver learns of it by that.
-        if let Ok(mut file) = root.open_seen_file(&path) {
+        if let Ok(mut file) = source.open(tree, &path) {
             copy(&path, id, &mut file, &mut buffer, &mut batch)?;
         }
         batch.push(Packet::data(id, Bytes::new()));

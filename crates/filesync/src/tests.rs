@@ -15,7 +15,8 @@ use tonic::Status;
 
 use crate::wire::{Kind, Packet, Stat, go_mode};
 use crate::{
-    Differ, Packets, ReceiveError, ReceiveOptions, Received, SendError, SendOptions, receive, send,
+    Differ, Packets, ReceiveError, ReceiveOptions, Received, SendError, SendOptions, Tree, receive,
+    send,
 };
 
 fn open(dir: &TempDir) -> RootDir {
@@ -312,6 +313,52 @@ async fn filters_pick_what_is_sent() {
         .1
         .unwrap();
     assert_eq!(changed(&received), "a a/b a/b/empty a/small z");
+}
+
+#[tokio::test]
+async fn several_trees_arrive_as_one() {
+    let (one, two, to) = (fixture(), fixture(), tempfile::tempdir().unwrap());
+    write(&two, "a/more", "more");
+    write(&two, "a-", "between");
+    let tree = |at: &str, dir: &TempDir, mtime_ns| Tree {
+        at: at.into(),
+        root: open(dir),
+        mtime_ns,
+    };
+    let trees = vec![
+        tree("", &one, None),
+        tree("", &two, Some(5)),
+        tree("p/q", &one, Some(7)),
+    ];
+    try_sync_trees(trees, &to).await;
+    let time = |path: &str| {
+        let found = open(&to).stat(Path::new(path), sys::root::Follow::No);
+        found.unwrap().mtime_ns
+    };
+    // The first tree's, where both have it.
+    assert_eq!(time("link"), -5);
+    assert_eq!(time("a/small"), 1_234_567_890_123_456_789);
+    assert_eq!(fs::read(to.path().join("a-")).unwrap(), b"between");
+    assert_eq!((time("a-"), time("a/more")), (5, 5));
+    for path in ["p", "p/q", "p/q/a", "p/q/a/small", "p/q/link", "p/q/fifo"] {
+        assert_eq!(time(path), 7, "{path}");
+    }
+    let metadata = |name| fs::metadata(to.path().join(name)).unwrap();
+    assert_eq!(metadata("p/q/same").ino(), metadata("p/q/a/small").ino());
+    assert_ne!(metadata("same").ino(), metadata("p/q/same").ino());
+    assert_eq!(metadata("p/q").mode() & 0o7777, 0o755);
+}
+
+async fn try_sync_trees(trees: Vec<Tree>, to: &TempDir) {
+    let (to_sender, sender_in) = later();
+    let (to_receiver, receiver_in) = later();
+    let (packets, sending) = send(trees, SendOptions::default(), Box::pin(sender_in));
+    to_receiver.send(packets).unwrap();
+    let (packets, receiving) = receive(open(to), ReceiveOptions::default(), Box::pin(receiver_in));
+    to_sender.send(packets).unwrap();
+    let (sent, received) = tokio::join!(sending, receiving);
+    sent.unwrap();
+    received.unwrap();
 }
 
 #[tokio::test]

@@ -33,8 +33,8 @@ pub struct WriteOptions {
 /// How to write a plain tree.
 #[derive(Clone, Debug, Default)]
 pub struct TreeOptions {
-    /// No entry gets a later time of change than this, in nanoseconds since 1970.
-    pub mtime_clamp_ns: Option<i64>,
+    /// The time of change of every entry in place of its own, in nanoseconds since 1970.
+    pub mtime_ns: Option<i64>,
     /// What the path of every entry starts with; the directories in it are not written.
     pub prefix: PathBuf,
 }
@@ -94,7 +94,7 @@ pub fn write_layer(
         layer_dir,
         counted,
         Path::new(""),
-        options.mtime_clamp_ns,
+        options.mtime_clamp_ns.map_or(Times::Own, Times::Clamp),
         Form::Overlay,
     );
     tree.write_all()?;
@@ -121,7 +121,7 @@ pub fn tar_tree<W: Write>(
         writer,
         root,
         prefix: &options.prefix,
-        mtime_clamp_ns: options.mtime_clamp_ns,
+        times: options.mtime_ns.map_or(Times::Own, Times::Set),
         form: Form::Plain,
         names: HashMap::new(),
         entries: 0,
@@ -138,11 +138,39 @@ enum Form {
     Plain,
 }
 
+/// Which times of change entries get.
+#[derive(Clone, Copy)]
+enum Times {
+    /// Their own.
+    Own,
+    /// Their own, but none later than this.
+    Clamp(i64),
+    /// This one.
+    Set(i64),
+}
+
+impl Times {
+    fn of(self, own: i64) -> i64 {
+        match self {
+            Times::Own => own,
+            Times::Clamp(latest) => own.min(latest),
+            Times::Set(time) => time,
+        }
+    }
+
+    fn given(self) -> Option<i64> {
+        match self {
+            Times::Own => None,
+            Times::Clamp(time) | Times::Set(time) => Some(time),
+        }
+    }
+}
+
 struct TreeWriter<'a, W> {
     writer: Writer<W>,
     root: &'a RootDir,
     prefix: &'a Path,
-    mtime_clamp_ns: Option<i64>,
+    times: Times,
     form: Form,
     /// The path under which a file with several names was written.
     names: HashMap<(u64, u64), PathBuf>,
@@ -160,14 +188,14 @@ impl<'a, W: Write> TreeWriter<'a, W> {
         root: &'a RootDir,
         out: W,
         prefix: &'a Path,
-        mtime_clamp_ns: Option<i64>,
+        times: Times,
         form: Form,
     ) -> TreeWriter<'a, W> {
         TreeWriter {
             writer: Writer::new(out),
             root,
             prefix,
-            mtime_clamp_ns,
+            times,
             form,
             names: HashMap::new(),
             entries: 0,
@@ -300,7 +328,7 @@ impl<'a, W: Write> TreeWriter<'a, W> {
             .join(dir)
             .join(OsStr::from_bytes(&name.concat()));
         // It has no time of its own that would mean anything.
-        let mtime_ns = self.mtime_clamp_ns.unwrap_or(0);
+        let mtime_ns = self.times.given().unwrap_or(0);
         self.entries += 1;
         self.writer
             .append_bytes(&path, 0, mtime_ns, b"")
@@ -315,7 +343,6 @@ impl<'a, W: Write> TreeWriter<'a, W> {
         xattrs: BTreeMap<OsString, Vec<u8>>,
         content: impl Read,
     ) -> Result<(), WriteError> {
-        let latest = self.mtime_clamp_ns.unwrap_or(i64::MAX);
         let header = Header {
             path: self.prefix.join(path),
             size: if kind == Kind::File { metadata.size } else { 0 },
@@ -323,7 +350,7 @@ impl<'a, W: Write> TreeWriter<'a, W> {
             mode: metadata.mode,
             uid: metadata.uid,
             gid: metadata.gid,
-            mtime_ns: metadata.mtime_ns.min(latest),
+            mtime_ns: self.times.of(metadata.mtime_ns),
             xattrs,
         };
         self.entries += 1;

@@ -113,18 +113,18 @@ impl SessionCalls {
         received.map_err(|error| SessionError::Files(error.into()))
     }
 
-    /// Sends the tree of `root` into the output directory `target` of the client.
+    /// Sends a tree, or several as one, into the output directory `target` of the client.
     ///
     /// # Errors
     /// When the client refuses it or the transfer fails.
     pub async fn send_dir(
         &self,
         target: &DirTarget,
-        root: RootDir,
+        source: impl Into<filesync::Source>,
         options: SendOptions,
     ) -> Result<(), SessionError> {
         let (answer, incoming) = late_stream();
-        let (packets, work) = filesync::send(root, options, incoming);
+        let (packets, work) = filesync::send(source, options, incoming);
         let mut request = self.request(packets)?;
         target.write_metadata(request.metadata_mut())?;
         let call = self.packets(request, "/moby.filesync.v1.FileSend/DiffCopy", answer);

@@ -25,7 +25,7 @@ pub struct DirTarget {
     pub exporter: String,
     /// What the client is told beside the output.
     pub metadata: BTreeMap<String, String>,
-    /// Whether the output has a directory for each platform.
+    /// Whether all platforms come in one transfer, so that what is not in it may be removed.
     pub multi_platform: bool,
 }
 

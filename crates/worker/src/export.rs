@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use exporter::{Caller, ImageOptions, Kind, Source, SourceRef, TreeOptions};
+use exporter::{
+    Caller, ExportTree, ImageOptions, Kind, Source, SourceRef, TreeKind, TreeMode, TreeOptions,
+};
 use filesync::SendOptions;
 use proto::worker as wire;
 use session::{DirTarget, SessionCalls};
-use sys::mount::MountFd;
-use sys::root::RootDir;
 use tokio::io::AsyncReadExt as _;
 
 use crate::credentials::SessionCredentials;
@@ -36,7 +36,11 @@ pub(crate) async fn run(
         "oci" => archive(shared, Kind::Oci, &request, &source, &sessions, &events).await?,
         "docker" => archive(shared, Kind::Docker, &request, &source, &sessions, &events).await?,
         "tar" | "local" => {
-            tree(shared, &request, &source, &sessions, &events).await?;
+            let kind = match request.kind.as_str() {
+                "tar" => TreeKind::Tar,
+                _ => TreeKind::Local,
+            };
+            tree(shared, kind, &request, &source, &sessions, &events).await?;
             BTreeMap::new()
         }
         other => {
@@ -242,50 +246,31 @@ async fn send(
 
 async fn tree(
     shared: &Arc<Shared>,
+    kind: TreeKind,
     request: &wire::ExportRequest,
     source: &Source,
     sessions: &Sessions,
     events: &Events,
 ) -> Result<(), Failure> {
     let options =
-        TreeOptions::parse(&request.attrs).map_err(|error| Failure::user(chain(&error)))?;
+        TreeOptions::parse(kind, &request.attrs).map_err(|error| Failure::user(chain(&error)))?;
     here(shared, source, sessions, events).await?;
-    let (exporter, of) = (shared.exporter.clone(), source.clone());
-    let split = options.platform_split.unwrap_or(source.multi_platform);
+    let (exporter, of, mode) = (shared.exporter.clone(), source.clone(), options.mode);
     let opened = blocking(move || exporter.tree(&of, &options).map_err(failure)).await?;
     let calls = calls(sessions)?;
     let target = DirTarget {
         exporter: request.target.clone(),
         metadata: BTreeMap::new(),
-        multi_platform: split,
+        multi_platform: kind == TreeKind::Local && mode == TreeMode::Delete,
     };
-    if request.kind == "tar" {
-        let sending = item(events, "sending tarball").await;
-        let (near, mut far) = tokio::io::duplex(PIPE);
-        let writing = tokio::spawn(opened.write_tar(near));
-        send(&calls, &target, async |out| {
-            // The writer needs an end of its own, as it runs on a thread.
-            tokio::io::copy(&mut far, out)
-                .await
-                .map_err(Failure::host)?;
-            match writing.await {
-                Ok(written) => written.map_err(failure),
-                Err(error) => Err(Failure::bug(format!("writing a tar was lost: {error}"))),
-            }
-        })
-        .await?;
-        sending.done(events).await;
-        return Ok(());
+    if kind == TreeKind::Tar {
+        return tar(opened, &calls, &target, events).await;
     }
-    for part in opened.parts {
-        let name = match part.key.as_str() {
-            "" => "copying files".to_owned(),
-            key => format!("copying files {key}"),
-        };
-        let sending = item(events, &name).await;
-        let root = below(&part)?;
+    let transfers = blocking(move || opened.transfers(mode).map_err(failure)).await?;
+    for transfer in transfers {
+        let sending = item(events, &transfer.name).await;
         calls
-            .send_dir(&target, root, SendOptions::default())
+            .send_dir(&target, transfer.trees, SendOptions::default())
             .await
             .map_err(Failure::from)?;
         sending.done(events).await;
@@ -293,24 +278,28 @@ async fn tree(
     Ok(())
 }
 
-/// A platform's files in the directory and beside the attestations that they are sent with.
-fn below(part: &exporter::TreePart) -> Result<RootDir, Failure> {
-    if part.dir.is_none() && part.extra.is_empty() {
-        return part.root.try_clone().map_err(Failure::host);
-    }
-    let place = || -> std::io::Result<RootDir> {
-        let outer = sys::mount::tmpfs(0, 0o755)?;
-        let root = RootDir::from_fd(outer.into_fd());
-        let files = MountFd::from_fd(part.root.as_fd().try_clone_to_owned()?);
-        if let Some(dir) = &part.dir {
-            let dir = std::path::Path::new(dir);
-            root.mkdir(dir, 0o755)?;
-            let place = root.resolve(dir, sys::root::Follow::No)?;
-            files.attach_to(std::os::fd::AsFd::as_fd(&place))?;
+async fn tar(
+    opened: ExportTree,
+    calls: &SessionCalls,
+    target: &DirTarget,
+    events: &Events,
+) -> Result<(), Failure> {
+    let sending = item(events, "sending tarball").await;
+    let (near, mut far) = tokio::io::duplex(PIPE);
+    let writing = tokio::spawn(opened.write_tar(near));
+    send(calls, target, async |out| {
+        // The writer needs an end of its own, as it runs on a thread.
+        tokio::io::copy(&mut far, out)
+            .await
+            .map_err(Failure::host)?;
+        match writing.await {
+            Ok(written) => written.map_err(failure),
+            Err(error) => Err(Failure::bug(format!("writing a tar was lost: {error}"))),
         }
-        Ok(root)
-    };
-    place().map_err(|error| Failure::host(error).context("failed to split an output by platform"))
+    })
+    .await?;
+    sending.done(events).await;
+    Ok(())
 }
 
 /// An item of progress that is under way.
