@@ -20,9 +20,9 @@ use crate::store::{BUSY, Inner, LayerId, Mode, layer_fs, make_dir_all};
 /// through both at a time.
 #[derive(Debug)]
 pub struct Active {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
     layer: LayerId,
-    lower: Arc<[LayerId]>,
+    pub(crate) lower: Arc<[LayerId]>,
     state: State,
     /// There is a scratch directory.
     mounted: AtomicBool,

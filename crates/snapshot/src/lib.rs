@@ -10,6 +10,7 @@
 mod active;
 mod copy;
 mod diff;
+mod direct;
 mod error;
 mod groups;
 mod merge;
@@ -20,6 +21,7 @@ mod tree;
 mod usage;
 
 pub use active::Active;
+pub use direct::Found;
 pub use error::{
     CloneError, CommitError, DiffError, MountError, OpenError, PrepareError, RemoveError,
 };

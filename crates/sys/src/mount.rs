@@ -10,7 +10,9 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
@@ -311,6 +313,25 @@ pub fn set_attributes(mount: BorrowedFd<'_>, attributes: Attributes) -> io::Resu
         Err(io::Error::last_os_error())
     } else {
         Ok(())
+    }
+}
+
+/// Closes a descriptor on a thread of its own.
+///
+/// With the last descriptor of a detached mount the mount goes, and the kernel then waits until every
+/// processor has passed a quiet point: up to several milliseconds, in which the caller has better
+/// things to do. If the thread cannot be had the descriptor is closed at once.
+pub fn close_later(fd: OwnedFd) {
+    static CLOSER: LazyLock<Option<mpsc::Sender<OwnedFd>>> = LazyLock::new(|| {
+        let (sender, receiver) = mpsc::channel::<OwnedFd>();
+        let close = move || receiver.into_iter().for_each(drop);
+        let thread = std::thread::Builder::new().name("close".to_owned());
+        thread.spawn(close).ok().map(|_| sender)
+    });
+    match &*CLOSER {
+        // The thread ends with the process.
+        Some(closer) => drop(closer.send(fd)),
+        None => drop(fd),
     }
 }
 

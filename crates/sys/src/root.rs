@@ -86,6 +86,11 @@ impl RootDir {
         RootDir { dir }
     }
 
+    /// The descriptor of the directory.
+    pub fn into_fd(self) -> OwnedFd {
+        self.dir
+    }
+
     /// Another handle of the same directory.
     pub fn try_clone(&self) -> io::Result<RootDir> {
         Ok(RootDir {

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use fstree::checksum::{ChecksumError, Selector, Tree};
 use oci::Digest;
-use sys::root::RootDir;
 
 use crate::failure::{Failure, blocking, chain};
 use crate::state::Shared;
+use crate::view::View;
 
 /// How many refs' digests are remembered. A build looks at few: its context and some stages.
 const KEPT: usize = 64;
@@ -55,8 +55,7 @@ pub(crate) async fn digest(
     let tree = shared.digests.tree(id);
     let snapshots = shared.refs.snapshots().clone();
     blocking(move || {
-        let view = snapshots.view(&stack).map_err(Failure::host)?;
-        let root = RootDir::from_fd(view.into_fd());
+        let root = View::of(&snapshots, &stack).map_err(Failure::host)?;
         tree.select_all(&root, &selectors)
             .map_err(|error| match &error {
                 ChecksumError::NotFound(_) => Failure::not_found(chain(&error)),

@@ -10,21 +10,18 @@ use sys::root::{FileKind, Follow, Metadata, RootDir};
 
 use crate::failure::{Class, Failure, blocking};
 use crate::state::{Shared, id};
+use crate::view::View;
 
 /// The most of a file that is answered at once: it must fit into a message.
 const MAX_READ: u64 = 15 << 20;
 
-async fn view(shared: &Shared, job: &str, text: &str) -> Result<RootDir, Failure> {
+async fn view(shared: &Shared, job: &str, text: &str) -> Result<View, Failure> {
     let reference = shared.find(job, id(text)?)?;
     let stack = shared
         .stack(&reference, &shared.job_sessions(job), None)
         .await?;
     let snapshots = shared.refs.snapshots().clone();
-    blocking(move || {
-        let mount = snapshots.view(&stack).map_err(Failure::host)?;
-        Ok(RootDir::from_fd(mount.into_fd()))
-    })
-    .await
+    blocking(move || View::of(&snapshots, &stack).map_err(Failure::host)).await
 }
 
 fn missing(action: &str, path: &str, error: std::io::Error) -> Failure {

@@ -20,6 +20,7 @@ mod service;
 mod sessions;
 mod state;
 mod store;
+mod view;
 
 pub use service::{Parts, WorkerService};
 pub use state::Options;

@@ -3,13 +3,19 @@
 //! Actions run in order, each on the state that another left behind or on an input of the op. A
 //! state that only the next action uses is changed in place, so that a chain of actions makes one
 //! layer; a state that is used again, or is an output, is committed.
+//!
+//! Actions that only add what was not there, which most do, write to the layer itself. The first
+//! that needs to see the whole filesystem has it mounted.
+
+use std::cell::OnceCell;
 
 use llb::{ActionInput, CopyAction, FileAction, FileActionKind, FileOp};
 use snapshot::{Active, LayerId, Snapshots};
 use sys::root::RootDir;
 
-use super::{Made, owner};
+use super::{Made, direct, owner};
 use crate::failure::Failure;
+use crate::view::View;
 
 /// A filesystem between two actions.
 enum State {
@@ -21,10 +27,22 @@ enum State {
     Moved,
 }
 
-/// An open layer and the view through which it is changed.
+/// An open layer, and the mount through which it is changed once there is one.
 struct Work {
-    root: RootDir,
+    /// The whole filesystem. Its mount goes before the layer is committed.
+    whole: OnceCell<RootDir>,
     active: Active,
+}
+
+impl Work {
+    /// The whole filesystem, mounted now if it is not yet.
+    fn whole(&self) -> Result<&RootDir, Failure> {
+        if let Some(whole) = self.whole.get() {
+            return Ok(whole);
+        }
+        let mount = self.active.mount().map_err(Failure::host)?;
+        Ok(self.whole.get_or_init(|| RootDir::from_fd(mount.into_fd())))
+    }
 }
 
 /// Runs all actions of `op` on the stacks of its inputs.
@@ -52,7 +70,7 @@ pub(crate) fn run(
                 Made::Same(stack)
             } else {
                 states.push(State::Moved);
-                drop(work.root);
+                drop(work.whole);
                 Made::New(work.active)
             };
             outputs[output as usize] = Some(made);
@@ -114,15 +132,14 @@ fn begin(
         }
     };
     let active = snapshots.prepare(&base).map_err(Failure::host)?;
-    let mount = active.mount().map_err(Failure::host)?;
     Ok(Work {
-        root: RootDir::from_fd(mount.into_fd()),
+        whole: OnceCell::new(),
         active,
     })
 }
 
 fn commit(work: Work) -> Result<Vec<LayerId>, Failure> {
-    drop(work.root);
+    drop(work.whole);
     let mut stack = work.active.lower().to_vec();
     stack.push(work.active.commit().map_err(Failure::host)?);
     Ok(stack)
@@ -140,7 +157,7 @@ fn view(
     from: ActionInput,
     inputs: &[Vec<LayerId>],
     states: &mut [State],
-) -> Result<RootDir, Failure> {
+) -> Result<View, Failure> {
     let stack = match from {
         ActionInput::Empty => Vec::new(),
         ActionInput::Input(n) => input(inputs, n)?.clone(),
@@ -162,8 +179,7 @@ fn view(
             }
         }
     };
-    let mount = snapshots.view(&stack).map_err(Failure::host)?;
-    Ok(RootDir::from_fd(mount.into_fd()))
+    View::of(snapshots, &stack).map_err(Failure::host)
 }
 
 fn apply(
@@ -173,13 +189,14 @@ fn apply(
     inputs: &[Vec<LayerId>],
     states: &mut [State],
 ) -> Result<(), Failure> {
-    let root = &work.root;
+    let work = &*work;
     let mut look_up = |owner: &Option<llb::Owner>| -> Result<Option<(u32, u32)>, Failure> {
         owner::resolve(owner.as_ref(), |from| {
             if from == action.input {
-                return root.try_clone().map_err(Failure::host);
+                return work.whole()?.try_clone().map_err(Failure::host);
             }
-            view(snapshots, from, inputs, states)
+            let view = view(snapshots, from, inputs, states)?;
+            view.try_clone().map_err(Failure::host)
         })
     };
     match &action.kind {
@@ -188,32 +205,48 @@ fn apply(
                 owner: look_up(&a.owner)?,
                 timestamp_ns: a.timestamp,
             };
-            fstree::edit::mkfile(root, &a.path, a.mode, &a.data, made).map_err(edit_failure)
+            let root = target(work, direct::new_entry(&work.active, &a.path)?)?;
+            fstree::edit::mkfile(&root, &a.path, a.mode, &a.data, made).map_err(edit_failure)
         }
         FileActionKind::MkDir(a) => {
             let made = fstree::edit::Made {
                 owner: look_up(&a.owner)?,
                 timestamp_ns: a.timestamp,
             };
-            fstree::edit::mkdir(root, &a.path, a.mode, a.make_parents, made).map_err(edit_failure)
+            // What exists is left as it is.
+            if direct::is_dir(&work.active, &a.path)? {
+                return Ok(());
+            }
+            let direct = direct::new_dir(&work.active, &a.path, a.make_parents)?;
+            let root = target(work, direct)?;
+            fstree::edit::mkdir(&root, &a.path, a.mode, a.make_parents, made).map_err(edit_failure)
         }
         FileActionKind::Symlink(a) => {
             let made = fstree::edit::Made {
                 owner: look_up(&a.owner)?,
                 timestamp_ns: a.timestamp,
             };
-            fstree::edit::symlink(root, &a.oldpath, &a.newpath, made).map_err(edit_failure)
+            let root = target(work, direct::new_entry(&work.active, &a.newpath)?)?;
+            fstree::edit::symlink(&root, &a.oldpath, &a.newpath, made).map_err(edit_failure)
         }
         FileActionKind::Rm(a) => {
-            fstree::edit::remove(root, &a.path, a.allow_not_found, a.allow_wildcard)
+            fstree::edit::remove(work.whole()?, &a.path, a.allow_not_found, a.allow_wildcard)
                 .map_err(edit_failure)
         }
         FileActionKind::Copy(a) => {
             let owner = look_up(&a.owner)?;
             let source = view(snapshots, action.secondary, inputs, states)?;
-            copy(&source, root, a, owner)
+            copy(&source, work, a, owner)
         }
     }
+}
+
+/// Where an action writes: to the layer itself if that will do, else to the whole filesystem.
+fn target(work: &Work, direct: bool) -> Result<RootDir, Failure> {
+    if direct && work.whole.get().is_none() {
+        return work.active.fs().map_err(Failure::host);
+    }
+    work.whole()?.try_clone().map_err(Failure::host)
 }
 
 fn edit_failure(error: fstree::edit::EditError) -> Failure {
@@ -222,7 +255,7 @@ fn edit_failure(error: fstree::edit::EditError) -> Failure {
 
 fn copy(
     source: &RootDir,
-    root: &RootDir,
+    work: &Work,
     action: &CopyAction,
     owner: Option<(u32, u32)>,
 ) -> Result<(), Failure> {
@@ -246,6 +279,9 @@ fn copy(
         always_replace: action.always_replace,
         required: action.required.clone(),
     };
+    let direct = !action.attempt_unpack
+        && direct::new_copy(&work.active, source, &action.src, &action.dest, &options)?;
+    let root = &target(work, direct)?;
     if action.attempt_unpack {
         layer::add(source, &action.src, root, &action.dest, &options).map_err(add_failure)?;
     } else {

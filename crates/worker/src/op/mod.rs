@@ -1,5 +1,6 @@
 //! The ops: what a worker does for a vertex.
 
+mod direct;
 mod exec;
 mod file;
 mod mounts;
