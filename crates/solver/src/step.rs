@@ -269,6 +269,10 @@ struct Shared {
     work: VecDeque<(JobNo, Work)>,
     /// Jobs that have something to ask the worker at the end of this step.
     checking: BTreeSet<JobNo>,
+    /// Jobs that have something to be told of in this step.
+    telling: BTreeSet<JobNo>,
+    /// Answers of this step, which come after all that is told. Empty between steps.
+    answers: Vec<Effect>,
     effects: Vec<Effect>,
 }
 
@@ -346,6 +350,8 @@ impl Core {
                 by_id: HashMap::new(),
                 work: VecDeque::new(),
                 checking: BTreeSet::new(),
+                telling: BTreeSet::new(),
+                answers: Vec::new(),
                 effects: Vec::new(),
             },
         }
@@ -361,7 +367,12 @@ impl Core {
                     job.work(work, &mut self.shared);
                 }
             }
-            self.shared.start_tasks();
+            while let Some(no) = self.shared.telling.pop_first() {
+                if let Some(job) = self.jobs.get_mut(&no) {
+                    job.tell_gathered(&mut self.shared);
+                }
+            }
+            self.start_tasks();
             if self.shared.work.is_empty() {
                 break;
             }
@@ -371,6 +382,8 @@ impl Core {
                 job.ask_what_exists(&mut self.shared);
             }
         }
+        let shared = &mut self.shared;
+        shared.effects.append(&mut shared.answers);
         std::mem::swap(&mut self.shared.effects, effects);
     }
 
@@ -470,6 +483,14 @@ impl Shared {
 
     fn emit(&mut self, effect: Effect) {
         self.effects.push(effect);
+    }
+
+    fn answer(&mut self, job: JobNo, request: RequestNo, answer: Result<Digest, SolveError>) {
+        self.answers.push(Effect::Answer {
+            job,
+            request,
+            answer,
+        });
     }
 
     fn tell(&mut self, job: JobNo, vertex: Digest, news: News) {

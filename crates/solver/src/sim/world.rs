@@ -1,6 +1,6 @@
 //! Jobs, worker and index, all played by a seed.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use llb::{Graph, OpKind, Selector, Vertex};
@@ -9,6 +9,7 @@ use oci::Digest;
 use super::Report;
 use super::content::{Content, Versions, carry_out, digest, evaluate, of_source};
 use super::rng::Rng;
+use super::story::Story;
 use super::universe::Universe;
 use crate::step::{Core, Effect, Event, Goal, JobNo, Limits, News, OpNo, Outcome, RequestNo, Run};
 use crate::{ErrorClass, OpError, SolveError};
@@ -26,6 +27,9 @@ struct Weather {
     lost_links: u64,
 }
 
+/// More than any run takes: one that does not end fails.
+const MAX_STEPS: u64 = 1_000_000;
+
 pub(super) struct World {
     seed: u64,
     rng: Rng,
@@ -39,6 +43,10 @@ pub(super) struct World {
     jobs: BTreeMap<JobNo, SimJob>,
     next_job: JobNo,
     injected: BTreeSet<String>,
+    /// Whether a result has vanished that was kept.
+    is_broken: bool,
+    /// What was worked on when the step began whose effects are looked at.
+    making: HashSet<(JobNo, Digest)>,
     pub(super) report: Report,
 }
 
@@ -51,14 +59,7 @@ struct SimJob {
     versions: Versions,
     requests: BTreeMap<RequestNo, (Arc<Graph>, Goal)>,
     next_request: RequestNo,
-    /// What was told of each vertex.
-    told: HashMap<Digest, Told>,
-}
-
-#[derive(Default)]
-struct Told {
-    started: u32,
-    completed: u32,
+    story: Story,
 }
 
 /// Something the core has asked for.
@@ -115,6 +116,8 @@ impl World {
             jobs: BTreeMap::new(),
             next_job: 0,
             injected: BTreeSet::new(),
+            is_broken: false,
+            making: HashSet::new(),
             report: Report::default(),
         }
     }
@@ -143,11 +146,7 @@ impl World {
     }
 
     fn assert_idle(&self) {
-        assert!(
-            self.core.is_idle(),
-            "seed {}: something is left over",
-            self.seed
-        );
+        assert!(self.core.is_idle(), "something is left over");
     }
 
     /// In calm weather a build that was done is found, whatever happened before.
@@ -178,11 +177,7 @@ impl World {
             runs.push(self.report.runs - before);
             self.end_job(job);
         }
-        assert_eq!(
-            runs[1], 0,
-            "seed {}: a build that was done was not found",
-            self.seed
-        );
+        assert_eq!(runs[1], 0, "a build that was done was not found");
         self.drain();
         self.assert_idle();
     }
@@ -190,17 +185,13 @@ impl World {
     fn new_job(&mut self, versions: Versions) -> JobNo {
         let job = self.next_job;
         self.next_job += 1;
-        let requests = BTreeMap::new();
-        let told = HashMap::new();
-        self.jobs.insert(
-            job,
-            SimJob {
-                versions,
-                requests,
-                next_request: 0,
-                told,
-            },
-        );
+        let entry = SimJob {
+            versions,
+            requests: BTreeMap::new(),
+            next_request: 0,
+            story: Story::default(),
+        };
+        self.jobs.insert(job, entry);
         self.step(Event::Begin {
             job,
             salt: Digest::of(format!("{} {job}", self.seed)),
@@ -237,13 +228,17 @@ impl World {
         let request = entry.next_request;
         entry.next_request += 1;
         entry.requests.insert(request, (graph.clone(), goal));
+        let is_ignoring = graph.vertices().any(|vertex| vertex.ignore_cache());
+        entry.story.is_blurred |= is_ignoring || self.is_broken;
+        let known = entry.story.len();
         self.step(Event::Ask {
             job,
             request,
-            graph,
+            graph: graph.clone(),
             durations: Vec::new(),
             goal,
         });
+        self.jobs[&job].story.check_order(&graph, known);
     }
 
     fn end_job(&mut self, job: JobNo) {
@@ -264,6 +259,7 @@ impl World {
         if self.weather.disasters > 0 && self.rng.per_mille(10) {
             self.weather.disasters -= 1;
             self.evict(|_| true);
+            self.is_broken = true;
         }
         if self.rng.per_mille(self.weather.lost_links) {
             self.links.clear();
@@ -315,7 +311,7 @@ impl World {
     fn move_on(&mut self) {
         if self.pending.is_empty() {
             let waits = self.jobs.values().any(|job| !job.requests.is_empty());
-            assert!(!waits, "seed {}: a job waits for nothing", self.seed);
+            assert!(!waits, "a job waits for nothing");
             return;
         }
         let at = self.rng.below(self.pending.len());
@@ -428,7 +424,7 @@ impl World {
             }
             carry_out(&run.vertex, &inputs)
         };
-        assert_eq!(contents.len(), run.output_ids.len(), "seed {}", self.seed);
+        assert_eq!(contents.len(), run.output_ids.len());
         for (id, content) in run.output_ids.iter().zip(contents) {
             self.put(*id, content, run.job);
         }
@@ -440,6 +436,8 @@ impl World {
         let mut events = vec![event];
         while let Some(event) = events.pop() {
             self.report.steps += 1;
+            assert!(self.report.steps < MAX_STEPS, "a run without end");
+            self.making = self.core.making();
             let mut effects = std::mem::take(&mut self.effects);
             self.core.step(event, &mut effects);
             self.core.check();
@@ -465,15 +463,12 @@ impl World {
             Effect::Run(run) => self.begin_run(run),
             Effect::Join { op, job, vertex } => {
                 self.report.joins += 1;
-                assert!(self.pending.contains_key(&op), "seed {}", self.seed);
-                assert!(
-                    self.jobs[&job].told.contains_key(&vertex),
-                    "seed {}",
-                    self.seed
-                );
+                assert!(self.pending.contains_key(&op));
+                let is_making = self.is_making(job);
+                self.jobs[&job].story.check_run(vertex, None, is_making);
             }
             Effect::Leave { op, .. } => {
-                assert!(self.pending.contains_key(&op), "seed {}", self.seed);
+                assert!(self.pending.contains_key(&op));
             }
             Effect::Abort { op } => self.abort(op),
             Effect::Lookup { job, vertex, key } => {
@@ -498,27 +493,18 @@ impl World {
             aborted: false,
             early,
         };
-        assert!(
-            self.pending.insert(op, pending).is_none(),
-            "seed {}",
-            self.seed
-        );
+        assert!(self.pending.insert(op, pending).is_none());
     }
 
     fn begin_run(&mut self, run: Run) {
         self.report.runs += 1;
-        assert!(
-            !run.waiters.is_empty(),
-            "seed {}: a run for nobody",
-            self.seed
-        );
+        assert!(!run.waiters.is_empty(), "a run for nobody");
         // The pin of another job may have brought a source in.
         let is_source = matches!(run.vertex.op().kind, OpKind::Source(_));
         let is_there = |id: &Digest| self.store.contains_key(id);
         assert!(
             is_source || !run.output_ids.iter().all(is_there),
-            "seed {}: `{}` runs though its results are there",
-            self.seed,
+            "`{}` runs though its results are there",
             run.vertex.name()
         );
         for pending in self.pending.values() {
@@ -527,13 +513,16 @@ impl World {
                     .output_ids
                     .iter()
                     .any(|id| run.output_ids.contains(id));
-                assert!(
-                    !both,
-                    "seed {}: `{}` runs twice",
-                    self.seed,
-                    run.vertex.name()
-                );
+                assert!(!both, "`{}` runs twice", run.vertex.name());
             }
+        }
+        for (job, vertex) in &run.waiters {
+            let Some(entry) = self.jobs.get(job) else {
+                continue;
+            };
+            let used = (*job == run.job).then_some(&*run.inputs);
+            let is_making = self.is_making(*job);
+            entry.story.check_run(*vertex, used, is_making);
         }
         self.begin(run.op, Call::Run(run));
     }
@@ -550,31 +539,19 @@ impl World {
         }
     }
 
+    /// Whether a vertex of a job is worked on, or was when the step began.
+    fn is_making(&self, job: JobNo) -> impl Fn(&Digest) -> bool {
+        move |digest| self.making.contains(&(job, *digest)) || self.core.is_making(job, digest)
+    }
+
     fn told(&mut self, job: JobNo, vertex: Digest, news: &News) {
-        let Some(entry) = self.jobs.get_mut(&job) else {
+        // What is told of a job that has ended is for nobody.
+        let Some(mut entry) = self.jobs.remove(&job) else {
             return;
         };
-        if let News::Known(known) = news {
-            assert_eq!(known.digest(), vertex);
-            let is_new = entry.told.insert(vertex, Told::default()).is_none();
-            return assert!(is_new, "seed {}: told twice of a vertex", self.seed);
-        }
-        let told = entry
-            .told
-            .get_mut(&vertex)
-            .expect("a vertex is known before it starts");
-        match news {
-            News::Known(_) => {}
-            News::Started => told.started += 1,
-            News::Completed { .. } => {
-                told.completed += 1;
-                assert!(
-                    told.started > 0,
-                    "seed {}: completed before it started",
-                    self.seed
-                );
-            }
-        }
+        entry.story.is_blurred |= self.is_broken;
+        entry.story.tell(vertex, news, self.is_making(job));
+        self.jobs.insert(job, entry);
     }
 
     fn answered(&mut self, job: JobNo, request: RequestNo, answer: Result<Digest, SolveError>) {
@@ -602,26 +579,11 @@ impl World {
         let entry = &self.jobs[&job];
         let expected = evaluate(graph, &self.universe, &entry.versions);
         if let Some(stored) = self.store.get(&id) {
-            assert_eq!(
-                stored.content, expected,
-                "seed {}: a wrong result",
-                self.seed
-            );
-            assert!(
-                stored.kept_by.contains(&job),
-                "seed {}: not kept",
-                self.seed
-            );
+            assert_eq!(stored.content, expected, "a wrong result");
+            assert!(self.is_broken || stored.kept_by.contains(&job), "not kept");
         }
-        for vertex in graph.vertices() {
-            let told = &entry.told[&vertex.digest()];
-            let name = vertex.name();
-            assert!(
-                told.completed > 0,
-                "seed {}: `{name}` is not completed",
-                self.seed
-            );
-        }
+        let is_making = self.is_making(job);
+        entry.story.check_result(graph, is_making);
     }
 
     fn check_error(&self, error: &SolveError) {
@@ -629,19 +591,15 @@ impl World {
             ErrorClass::User => {
                 let message = &error.error.message;
                 let message = message.rsplit(": ").next().unwrap_or(message);
-                assert!(
-                    self.injected.contains(message),
-                    "seed {}: {error}",
-                    self.seed
-                );
-                assert!(error.vertex.is_some(), "seed {}: {error}", self.seed);
+                assert!(self.injected.contains(message), "{error}");
+                assert!(error.vertex.is_some(), "{error}");
             }
             ErrorClass::Transient => {}
             ErrorClass::Canceled => {
                 // A job that ended is not told any more.
-                panic!("seed {}: a job that lives was cancelled", self.seed);
+                panic!("a job that lives was cancelled");
             }
-            ErrorClass::Host | ErrorClass::Bug => panic!("seed {}: {error}", self.seed),
+            ErrorClass::Host | ErrorClass::Bug => panic!("{error}"),
         }
     }
 }

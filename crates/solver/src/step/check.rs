@@ -1,6 +1,8 @@
 //! What must hold between steps.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+
+use oci::Digest;
 
 use super::job::{Job, Making, Naming, Presence, RequestState};
 use super::{Asked, Core, JobNo, SlotIx, VertexIx};
@@ -22,7 +24,12 @@ impl Core {
             self.shared.checking.is_empty(),
             "a step left questions unasked"
         );
+        assert!(
+            self.shared.telling.is_empty() && self.shared.answers.is_empty(),
+            "a step left something untold"
+        );
         for job in self.jobs.values() {
+            assert!(job.found.is_empty() && job.joined.is_empty());
             job.check_demand();
             job.check_naming(self);
             job.check_making(self);
@@ -45,6 +52,26 @@ impl Core {
             };
             assert!(self.jobs.contains_key(job), "an op of a job that has ended");
         }
+    }
+
+    /// Whether what a digest names in graphs to come is being made, or the job is gone.
+    pub(crate) fn is_making(&self, job: JobNo, digest: &Digest) -> bool {
+        let Some(job) = self.jobs.get(&job) else {
+            return true;
+        };
+        let vertex = job.latest.get(digest);
+        vertex.is_some_and(|vertex| job.v(*vertex).making != Making::Idle)
+    }
+
+    /// All that is being made.
+    pub(crate) fn making(&self) -> HashSet<(JobNo, Digest)> {
+        let mut making = HashSet::new();
+        for job in self.jobs.values() {
+            let of_job = job.vertices.iter();
+            let of_job = of_job.filter(|state| state.making != Making::Idle);
+            making.extend(of_job.map(|state| (job.no, state.digest())));
+        }
+        making
     }
 
     /// Whether nothing is left of anything.

@@ -1,15 +1,65 @@
-//! Tells a job of vertices for which nothing had to be done.
+//! Tells a job of vertices in an order that can be read: a vertex after all it builds on.
+//!
+//! What was found counts as completed without work, with all below it. That is gathered while a
+//! step works and told at its end, before what the step starts and before its answers.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 
 use llb::OpKind;
 
-use super::job::{Job, Kind, Making};
-use super::{News, Shared, VertexIx};
+use super::job::{Job, Kind, Making, Presence, Told, VertexState};
+use super::{Effect, News, Shared, VertexIx};
 
 impl Job {
-    /// A vertex was found: it and all it builds on count as completed without work. What is worked
-    /// on for another reason counts as soon as that is given up.
+    /// A vertex was found: it and all it builds on count as completed. What is worked on for
+    /// another reason counts as soon as that is given up.
     pub(super) fn cover(&mut self, vertex: VertexIx, shared: &mut Shared) {
-        let mut stack = vec![vertex];
+        if !self.v(vertex).covered {
+            self.found.push(vertex);
+            shared.telling.insert(self.no);
+        }
+    }
+
+    /// A vertex waits for a task that has started already.
+    pub(super) fn joined(&mut self, vertex: VertexIx, seq: u64, shared: &mut Shared) {
+        self.joined.push((vertex, seq));
+        shared.telling.insert(self.no);
+    }
+
+    /// Tells what was gathered.
+    pub(super) fn tell_gathered(&mut self, shared: &mut Shared) {
+        let found = std::mem::take(&mut self.found);
+        self.tell_found(found, shared);
+        for (vertex, seq) in std::mem::take(&mut self.joined) {
+            // It may have left in the same step.
+            if self.v(vertex).making != (Making::Task { seq }) {
+                continue;
+            }
+            self.tell_started(vertex, shared);
+            let state = self.v(vertex);
+            if let Some(op) = state.id.and_then(|id| shared.running(&id)) {
+                let (job, vertex) = (self.no, state.digest());
+                shared.emit(Effect::Join { op, job, vertex });
+            }
+        }
+    }
+
+    /// Tells that a vertex starts to run, after what it builds on and did not have to be touched.
+    pub(super) fn tell_started(&mut self, vertex: VertexIx, shared: &mut Shared) {
+        let used = self.builds_on(self.v(vertex)).collect();
+        self.tell_found(used, shared);
+        let state = self.v_mut(vertex);
+        state.told = Told::Started;
+        // Should it be given up and found, that ends what has started here.
+        state.covered = false;
+        let digest = state.digest();
+        shared.tell(self.no, digest, News::Started);
+    }
+
+    fn tell_found(&mut self, roots: Vec<VertexIx>, shared: &mut Shared) {
+        let mut found = Vec::new();
+        let mut stack = roots;
         while let Some(vertex) = stack.pop() {
             let state = self.v_mut(vertex);
             if state.covered {
@@ -19,46 +69,77 @@ impl Job {
                 state.cover_due = true;
                 continue;
             }
-            let state = self.v(vertex);
-            stack.extend(
-                state
-                    .inputs
-                    .iter()
-                    .chain(&state.deps)
-                    .map(|slot| self.slot(*slot).vertex),
-            );
-            let state = self.v_mut(vertex);
             state.covered = true;
-            if state.completed && !is_lazy(&state.vertex, state.kind) {
-                continue;
-            }
-            let digest = state.digest();
-            if !std::mem::replace(&mut state.completed, true) {
-                shared.tell(self.no, digest, News::Started);
-            }
-            shared.tell(
-                self.no,
-                digest,
-                News::Completed {
-                    cached: true,
-                    error: None,
-                },
-            );
+            found.push(vertex);
+            stack.extend(self.builds_on(self.v(vertex)));
+        }
+        for vertex in self.in_order(found) {
+            self.tell_one_found(vertex, shared);
         }
     }
 
-    /// A vertex has been made: what it builds on and was not touched counts as found.
-    pub(super) fn cover_inputs(&mut self, vertex: VertexIx, shared: &mut Shared) {
+    fn tell_one_found(&mut self, vertex: VertexIx, shared: &mut Shared) {
         let state = self.v(vertex);
-        let used: Vec<VertexIx> = state
-            .inputs
-            .iter()
-            .chain(&state.deps)
-            .map(|slot| self.slot(*slot).vertex)
-            .collect();
-        for input in used {
-            self.cover(input, shared);
+        if state.told == Told::Completed && !is_lazy(&state.vertex, state.kind) {
+            return;
         }
+        // Only making sets the presence of what stands for others.
+        let mut slots = state.slots();
+        let was_made =
+            state.kind.is_alias() && slots.all(|slot| self.slot(slot).presence == Presence::Kept);
+        let state = self.v_mut(vertex);
+        let digest = state.digest();
+        if std::mem::replace(&mut state.told, Told::Completed) == Told::Known {
+            shared.tell(self.no, digest, News::Started);
+        }
+        let news = News::Completed {
+            cached: !was_made,
+            error: None,
+        };
+        shared.tell(self.no, digest, news);
+    }
+
+    /// The vertices that a vertex builds on, some perhaps more than once.
+    fn builds_on<'a>(&'a self, state: &'a VertexState) -> impl Iterator<Item = VertexIx> + 'a {
+        let slots = state.inputs.iter().chain(&state.deps);
+        slots.map(|slot| self.slot(*slot).vertex)
+    }
+
+    /// Sorts vertices so that each comes after those it builds on, otherwise as the job got them.
+    fn in_order(&self, mut vertices: Vec<VertexIx>) -> Vec<VertexIx> {
+        vertices.sort_unstable();
+        // A vertex comes to a job after its inputs, but the definition that a build op loads later.
+        let came_in_order = |vertex: &VertexIx| self.v(*vertex).kind != Kind::Build;
+        if vertices.iter().all(came_in_order) {
+            return vertices;
+        }
+        let mut missing: HashMap<VertexIx, usize> =
+            vertices.iter().map(|vertex| (*vertex, 0)).collect();
+        for vertex in &vertices {
+            for user in &self.v(*vertex).users {
+                if let Some(missing) = missing.get_mut(user) {
+                    *missing += 1;
+                }
+            }
+        }
+        let mut ready: BinaryHeap<Reverse<VertexIx>> = vertices
+            .iter()
+            .filter(|vertex| missing[vertex] == 0)
+            .map(|vertex| Reverse(*vertex))
+            .collect();
+        vertices.clear();
+        while let Some(Reverse(vertex)) = ready.pop() {
+            vertices.push(vertex);
+            for user in &self.v(vertex).users {
+                if let Some(missing) = missing.get_mut(user) {
+                    *missing -= 1;
+                    if *missing == 0 {
+                        ready.push(Reverse(*user));
+                    }
+                }
+            }
+        }
+        vertices
     }
 }
 

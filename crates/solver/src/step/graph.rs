@@ -7,7 +7,7 @@ use std::time::Duration;
 use llb::{ActionInput, FileActionKind, Graph, OpKind, UserRef, Vertex};
 use oci::Digest;
 
-use super::job::{Job, Kind, Making, Naming, Presence, Slot, VertexState};
+use super::job::{Job, Kind, Making, Naming, Presence, Slot, Told, VertexState};
 use super::{News, Shared, SlotIx, VertexIx};
 
 /// What an op is thought to take that has never been seen: short, so that known times decide, but
@@ -104,7 +104,7 @@ impl Job {
             contents: Vec::new(),
             links: Vec::new(),
             rank: 0,
-            completed: false,
+            told: Told::Known,
             covered: false,
             cover_due: false,
             retries: 0,

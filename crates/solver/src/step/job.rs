@@ -28,6 +28,10 @@ pub(super) struct Job {
     pub(super) checks: HashMap<OpNo, Vec<SlotIx>>,
     /// How many definitions have been loaded for build ops.
     pub(super) loaded: usize,
+    /// Vertices that were found in this step and have not been told of. Empty between steps.
+    pub(super) found: Vec<VertexIx>,
+    /// Vertices that in this step have joined a task that runs. Empty between steps.
+    pub(super) joined: Vec<(VertexIx, u64)>,
 }
 
 /// A question of a job.
@@ -70,14 +74,21 @@ pub(super) struct VertexState {
     pub(super) links: Vec<Digest>,
     /// Known time from its start to the end of the build, in µs.
     pub(super) rank: u64,
-    /// Whether the job was told that it has completed.
-    pub(super) completed: bool,
-    /// Whether it was counted as found, with all below it.
+    pub(super) told: Told,
+    /// Whether it and all below it have been told of, so that finding it is no news.
     pub(super) covered: bool,
     /// Whether it will be if what is done for it is given up.
     pub(super) cover_due: bool,
     /// How often it was begun anew because something had vanished.
     pub(super) retries: u8,
+}
+
+/// What the job was last told of a vertex.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    Known,
+    Started,
+    Completed,
 }
 
 /// What kind of vertex it is to the solver.
@@ -199,6 +210,8 @@ impl Job {
             check: None,
             checks: HashMap::new(),
             loaded: 0,
+            found: Vec::new(),
+            joined: Vec::new(),
         }
     }
 
@@ -330,11 +343,7 @@ impl Job {
         shared: &mut Shared,
     ) {
         if self.requests.remove(&request).is_some() {
-            shared.emit(Effect::Answer {
-                job: self.no,
-                request,
-                answer,
-            });
+            shared.answer(self.no, request, answer);
         }
     }
 
@@ -374,12 +383,7 @@ impl Job {
             shared.forget(id, self.no, vertex);
         }
         for no in std::mem::take(&mut self.requests).into_keys() {
-            let answer = Err(SolveError::canceled());
-            shared.emit(Effect::Answer {
-                job: self.no,
-                request: no,
-                answer,
-            });
+            shared.answer(self.no, no, Err(SolveError::canceled()));
         }
         shared.tasks.forget_job(self.no);
     }

@@ -7,7 +7,7 @@
 //! A demand is held by a question (`RequestState::Making`), by each vertex in `Making::Deps` for
 //! each of its deps, and by each vertex in `Naming::Content` for each of its content slots.
 
-use super::job::{Job, Making, Naming, Presence};
+use super::job::{Job, Kind, Making, Naming, Presence, Told};
 use super::{Asked, Effect, News, OpNo, Outcome, Shared, SlotIx, VertexIx, Work, misfit};
 use crate::{ErrorClass, OpError, SolveError};
 
@@ -20,8 +20,13 @@ impl Job {
     pub(super) fn demand(&mut self, slot: SlotIx, shared: &mut Shared) {
         let state = self.slot_mut(slot);
         state.demand += 1;
-        if !state.is_satisfied() {
-            shared.push(self.no, Work::Want(slot));
+        let vertex = state.vertex;
+        match state.presence {
+            Presence::Kept => self.cover(vertex, shared),
+            Presence::Made => {}
+            Presence::Unknown | Presence::Asked(_) | Presence::Absent => {
+                shared.push(self.no, Work::Want(slot));
+            }
         }
     }
 
@@ -184,8 +189,10 @@ impl Job {
     fn exists(&mut self, slot: SlotIx, there: bool, shared: &mut Shared) {
         if there {
             self.set_presence(slot, Presence::Kept, shared);
-            if self.slot(slot).demand > 0 {
-                self.cover(self.slot(slot).vertex, shared);
+            // A source that is there will be used or is below what is there.
+            let vertex = self.slot(slot).vertex;
+            if self.slot(slot).demand > 0 || self.v(vertex).kind == Kind::Source {
+                self.cover(vertex, shared);
             }
         } else {
             self.set_presence(slot, Presence::Absent, shared);
@@ -225,6 +232,9 @@ impl Job {
             return false;
         };
         self.v_mut(vertex).making = Making::Task { seq };
+        if shared.has_started(&id) {
+            self.joined(vertex, seq, shared);
+        }
         true
     }
 
@@ -254,8 +264,7 @@ impl Job {
             for slot in self.v(vertex).slots() {
                 self.set_presence(slot, Presence::Kept, shared);
             }
-            self.tell_completed(vertex, shared);
-            self.cover_inputs(vertex, shared);
+            self.cover(vertex, shared);
         } else {
             let seq = self.begin_task(vertex, shared);
             self.v_mut(vertex).making = seq.map_or(Making::Idle, |seq| Making::Task { seq });
@@ -270,29 +279,13 @@ impl Job {
         }
     }
 
-    fn tell_completed(&mut self, vertex: VertexIx, shared: &mut Shared) {
-        let state = self.v_mut(vertex);
-        state.completed = true;
-        state.covered = true;
-        let digest = state.digest();
-        shared.tell(self.no, digest, News::Started);
-        shared.tell(
-            self.no,
-            digest,
-            News::Completed {
-                cached: false,
-                error: None,
-            },
-        );
-    }
-
     /// The id of a vertex has been made: by a task of this job (`here`) or of another.
     pub(super) fn made(&mut self, vertex: VertexIx, here: bool, shared: &mut Shared) {
         let making = std::mem::replace(&mut self.v_mut(vertex).making, Making::Idle);
         match making {
             Making::Task { .. } => {
                 let state = self.v_mut(vertex);
-                state.completed = true;
+                state.told = Told::Completed;
                 state.covered = true;
                 let digest = state.digest();
                 shared.tell(
@@ -303,7 +296,6 @@ impl Job {
                         error: None,
                     },
                 );
-                self.cover_inputs(vertex, shared);
             }
             Making::Deps { .. } => {
                 self.release_deps(vertex, shared);
@@ -398,7 +390,9 @@ impl Job {
             error: Some(error.error.clone()),
         };
         shared.tell(self.no, digest, news);
-        self.v_mut(vertex).completed = true;
+        let state = self.v_mut(vertex);
+        state.told = Told::Completed;
+        state.covered = true;
         self.make_failed(vertex, error, shared);
     }
 
@@ -406,6 +400,9 @@ impl Job {
     pub(super) fn make_failed(&mut self, vertex: VertexIx, error: SolveError, shared: &mut Shared) {
         self.stop_making(vertex, shared);
         self.v_mut(vertex).retries = 0;
+        if std::mem::take(&mut self.v_mut(vertex).cover_due) {
+            self.cover(vertex, shared);
+        }
         for slot in self.v(vertex).slots() {
             if self.slot(slot).is_satisfied() {
                 continue;

@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use llb::OpKind;
 use oci::Digest;
 
-use super::job::{Job, Kind, Naming, Presence, definition_slot};
+use super::job::{Job, Kind, Naming, Presence, Told, definition_slot};
 use super::making::MAX_RETRIES;
 use super::{Asked, Effect, News, OpNo, Outcome, Shared, SlotIx, VertexIx, Work, misfit};
 use crate::{ErrorClass, OpError, SolveError, key};
@@ -40,6 +40,7 @@ impl Job {
             );
             let state = self.v_mut(vertex);
             state.naming = Naming::Pinning { op };
+            state.told = Told::Started;
             let op_vertex = state.vertex.clone();
             shared.tell(self.no, op_vertex.digest(), News::Started);
             shared.emit(Effect::Pin {
@@ -280,7 +281,7 @@ impl Job {
         match ids {
             Ok(ids) => {
                 let digest = state.digest();
-                state.completed = true;
+                state.told = Told::Completed;
                 let news = News::Completed {
                     cached: false,
                     error: None,
@@ -457,7 +458,7 @@ impl Job {
             error: Some(error.error.clone()),
         };
         shared.tell(self.no, digest, news);
-        self.v_mut(vertex).completed = true;
+        self.v_mut(vertex).told = Told::Completed;
         self.name_failed(vertex, error, shared);
     }
 

@@ -14,7 +14,7 @@ use llb::{OpKind, Vertex};
 use oci::Digest;
 
 use super::job::Job;
-use super::{Asked, Effect, JobNo, Limits, News, OpNo, Run, Shared, VertexIx, Work};
+use super::{Asked, Core, Effect, JobNo, Limits, OpNo, Run, Shared, VertexIx, Work};
 
 /// What makes one id.
 pub(super) struct Task {
@@ -276,16 +276,8 @@ impl Shared {
                 let (weight, entry) = (task.weight, (rank, Reverse(seq), id));
                 self.tasks.queue(weight).push(job, entry);
             }
-            TaskState::Running { op, .. } => {
-                self.tell(job, digest, News::Started);
-                self.emit(Effect::Join {
-                    op,
-                    job,
-                    vertex: digest,
-                });
-            }
             // It may still end well.
-            TaskState::Cancelling { .. } => self.tell(job, digest, News::Started),
+            TaskState::Running { .. } | TaskState::Cancelling { .. } => {}
         }
         Some(seq)
     }
@@ -340,13 +332,30 @@ impl Shared {
         }
     }
 
+    /// Whether the task of an id has started.
+    pub(super) fn has_started(&self, id: &Digest) -> bool {
+        self.task(id)
+            .is_some_and(|task| task.state != TaskState::Queued)
+    }
+
+    /// What runs for an id, unless it is being stopped.
+    pub(super) fn running(&self, id: &Digest) -> Option<OpNo> {
+        match self.task(id)?.state {
+            TaskState::Running { op, .. } => Some(op),
+            TaskState::Queued | TaskState::Cancelling { .. } => None,
+        }
+    }
+}
+
+impl Core {
     /// Starts what there is room for.
     pub(super) fn start_tasks(&mut self) {
+        let shared = &mut self.shared;
         for weight in [Weight::Heavy, Weight::Light] {
-            while let Some((id, account)) = self.tasks.next(weight) {
-                let op = self.begin_op(Asked::Run { id });
-                self.tasks.queue(weight).start(account);
-                let Some(task) = self.tasks.by_id.get_mut(&id) else {
+            while let Some((id, account)) = shared.tasks.next(weight) {
+                let op = shared.begin_op(Asked::Run { id });
+                shared.tasks.queue(weight).start(account);
+                let Some(task) = shared.tasks.by_id.get_mut(&id) else {
                     continue;
                 };
                 task.state = TaskState::Running { op, account };
@@ -363,10 +372,12 @@ impl Shared {
                         .map(|one| (one.job, one.digest))
                         .collect(),
                 };
-                for (job, vertex) in run.waiters.clone() {
-                    self.tell(job, vertex, News::Started);
+                for waiter in task.waiters.clone() {
+                    if let Some(job) = self.jobs.get_mut(&waiter.job) {
+                        job.tell_started(waiter.vertex, shared);
+                    }
                 }
-                self.emit(Effect::Run(run));
+                shared.emit(Effect::Run(run));
             }
         }
     }

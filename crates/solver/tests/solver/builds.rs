@@ -242,17 +242,6 @@ async fn a_passthrough_is_its_inputs() {
     assert_eq!(fake.runs(), 3);
 }
 
-fn build_op(b: &mut Builder, from: Input) -> Input {
-    let inputs = [(BuildOp::DEFINITION.to_owned(), Some(0))].into();
-    b.op(
-        &[from],
-        OpKind::Build(BuildOp {
-            inputs,
-            ..BuildOp::default()
-        }),
-    )
-}
-
 #[tokio::test]
 async fn a_build_op_solves_the_definition_in_its_input() {
     let fake = Fake::new();
@@ -267,7 +256,7 @@ async fn a_build_op_solves_the_definition_in_its_input() {
     });
     let mut b = Builder::default();
     let definition = b.source("docker-image://frontend");
-    let built = build_op(&mut b, definition);
+    let built = b.build(definition);
     let last = b.run(built, "outer");
     let graph = b.graph(last);
     let expected = [
@@ -285,7 +274,7 @@ async fn a_definition_that_builds_on_itself_is_refused() {
     let fake = Fake::new();
     let mut b = Builder::default();
     let definition = b.source("https://example.com/definition");
-    let built = build_op(&mut b, definition);
+    let built = b.build(definition);
     let definition = b.definition(built);
     fake.with(|state| {
         state

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use llb::{
-    ActionInput, CopyAction, Definition, ExecOp, FileAction, FileActionKind, FileOp, Graph, Input,
-    MergeOp, Meta, Mount, Op, OpKind, OpMetadata, SourceOp,
+    ActionInput, BuildOp, CopyAction, Definition, ExecOp, FileAction, FileActionKind, FileOp,
+    Graph, Input, MergeOp, Meta, Mount, Op, OpKind, OpMetadata, SourceOp,
 };
 
 /// A definition in the making.
@@ -96,6 +96,18 @@ impl Builder {
             .map(Some)
             .collect();
         self.op(inputs, OpKind::Merge(MergeOp { inputs: indices }))
+    }
+
+    /// Stands for the result of the definition in `from`.
+    pub(crate) fn build(&mut self, from: Input) -> Input {
+        let inputs = [(BuildOp::DEFINITION.to_owned(), Some(0))].into();
+        self.op(
+            &[from],
+            OpKind::Build(BuildOp {
+                inputs,
+                ..BuildOp::default()
+            }),
+        )
     }
 
     pub(crate) fn definition(mut self, result: Input) -> Definition {

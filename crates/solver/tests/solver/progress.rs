@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use llb::Graph;
+use llb::{BuildOp, Graph};
 use oci::Digest;
 use solver::{EventKind, Events, LogChunk};
 
@@ -71,24 +71,112 @@ async fn each_vertex_is_known_started_and_completed() {
 }
 
 #[tokio::test]
-async fn what_is_found_is_told_to_be_cached_with_all_below() {
+async fn what_is_found_is_told_to_be_cached_after_all_below() {
     let fake = Fake::new();
     let graph = chain(2);
     told(&fake, &graph).await;
-    let mut again = told(&fake, &graph).await.split_off(3);
-    again.sort();
+    let again = told(&fake, &graph).await.split_off(3);
     assert_eq!(
         again,
         [
-            "docker-image://base: cached",
-            "docker-image://base: completed",
             "docker-image://base: started",
-            "step 0: cached",
+            "docker-image://base: completed",
+            "docker-image://base: cached",
             "step 0: started",
-            "step 1: cached",
+            "step 0: cached",
             "step 1: started",
+            "step 1: cached",
         ]
     );
+}
+
+#[tokio::test]
+async fn an_image_that_is_there_is_told_before_the_first_step_on_it_starts() {
+    let fake = Fake::new();
+    told(&fake, &chain(0)).await;
+    let again = told(&fake, &chain(2)).await.split_off(3);
+    assert_eq!(
+        again,
+        [
+            "docker-image://base: started",
+            "docker-image://base: completed",
+            "docker-image://base: cached",
+            "step 0: started",
+            "step 0: completed",
+            "step 1: started",
+            "step 1: completed",
+        ]
+    );
+}
+
+/// Two stages on one base that meet in a merge, and a step on top of it.
+fn stages(last: &str) -> Arc<Graph> {
+    let mut b = Builder::default();
+    let base = b.source("local://base");
+    let left = b.run(base, "left 0");
+    let right = b.run(base, "right 0");
+    let left = b.run(left, "left 1");
+    let right = b.run(right, "right 1");
+    let merge = b.merge(&[right, left]);
+    let last = b.run(merge, last);
+    b.graph(last)
+}
+
+#[tokio::test]
+async fn what_is_found_is_told_in_the_order_of_the_definition_before_what_runs() {
+    let fake = Fake::new();
+    told(&fake, &stages("last")).await;
+    let again = told(&fake, &stages("another")).await;
+    let ends = again.iter().filter(|line| {
+        line.ends_with(": cached") || line.ends_with("another: started") || line.contains(": known")
+    });
+    assert_eq!(
+        ends.collect::<Vec<_>>(),
+        [
+            "local://base: known on 0",
+            "left 0: known on 1",
+            "right 0: known on 1",
+            "left 1: known on 1",
+            "right 1: known on 1",
+            "merge (right 1, left 1): known on 2",
+            "another: known on 1",
+            "left 0: cached",
+            "right 0: cached",
+            "left 1: cached",
+            "right 1: cached",
+            "merge (right 1, left 1): cached",
+            "another: started",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_definition_from_a_result_is_told_before_the_op_that_loads_it() {
+    let fake = Fake::new();
+    let inner = chain(1);
+    let bytes = inner.definition().encode();
+    let name = BuildOp::DEFINITION.to_owned();
+    fake.with(|state| state.definitions.insert(name, bytes.into()));
+    let mut b = Builder::default();
+    let definition = b.source("local://definition");
+    let built = b.build(definition);
+    let last = b.run(built, "last");
+    let graph = b.graph(last);
+    let solver = fake.solver(4);
+    let (first, _) = job(&solver, "first");
+    soon(first.realize(&graph)).await.unwrap();
+    let (second, mut events) = job(&solver, "second");
+    soon(second.realize(&graph)).await.unwrap();
+    drop(second);
+    let mut cached = Vec::new();
+    while let Some(event) = soon(events.next()).await {
+        if let EventKind::Completed { cached: true, .. } = event.kind {
+            cached.push(event.vertex);
+        }
+    }
+    let digests = |graph: &Graph| graph.vertices().map(|v| v.digest()).collect::<Vec<_>>();
+    let expected = [&digests(&inner)[..], &digests(&graph)[1..]].concat();
+    assert_eq!(cached, expected);
 }
 
 #[tokio::test]
