@@ -6,8 +6,9 @@
 //! described with the code: `header.rs` for one file, `Nodes::fold` in `tree.rs` for a directory,
 //! and `select.rs` for selections by wildcards and patterns.
 //!
-//! A [`Tree`] reads only what is asked for and remembers it. [`Tree::refresh`] makes it look again
-//! at what may have changed; whatever has the same inode, size and times is not read again.
+//! A [`Tree`] reads only what is asked for and remembers it. [`Tree::look_again`] looks again
+//! at what may have changed; a file that is the same inode, with the same size, time of last
+//! change, owner and mode, is not read again.
 
 mod hash;
 mod header;
@@ -75,7 +76,7 @@ impl ChecksumError {
 /// What is known of the content of one tree.
 ///
 /// Selecting takes the root each time, so that a tree can be kept while nothing is mounted. It must
-/// be the root of the same tree, unchanged; [`Tree::refresh`] is for one that may have changed.
+/// be the root of the same tree, unchanged; [`Tree::look_again`] is for one that may have changed.
 #[derive(Debug, Default)]
 pub struct Tree {
     nodes: Mutex<Nodes>,
@@ -87,9 +88,20 @@ impl Tree {
         Tree::default()
     }
 
-    /// Makes the next selection look again at all that is known, as the tree may have changed.
-    pub fn refresh(&self) {
-        self.lock().refresh();
+    /// Looks again at all that is known, as the tree may have changed: the digest of the whole tree
+    /// of `root` as it is now, as [`Tree::select_all`] gives it, and what is known of it then.
+    ///
+    /// Files must have been replaced, not written to: new content that has the size and time of
+    /// the old may be missed in the same inode. Others may look again at the same time, also at
+    /// other roots.
+    pub fn look_again(&self, root: &RootDir) -> Result<(Digest, Tree), ChecksumError> {
+        let mut nodes = self.lock();
+        nodes.refresh();
+        let digest = select::select(&mut nodes, root, &Selector::default())?;
+        let known = Tree {
+            nodes: Mutex::new(nodes.clone()),
+        };
+        Ok((combined(&[digest]), known))
     }
 
     /// The digest of what `selector` selects in the tree of `root`.
@@ -113,13 +125,18 @@ impl Tree {
         };
         let mut digests = Vec::with_capacity(selectors.len());
         for selector in selectors {
-            digests.push(self.select(root, selector)?.to_string());
+            digests.push(self.select(root, selector)?);
         }
-        Ok(Digest::of(digests.join("\0")))
+        Ok(combined(&digests))
     }
 
     fn lock(&self) -> MutexGuard<'_, Nodes> {
         // A panic while selecting leaves only digests that are whole.
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn combined(digests: &[Digest]) -> Digest {
+    let texts: Vec<String> = digests.iter().map(Digest::to_string).collect();
+    Digest::of(texts.join("\0"))
 }

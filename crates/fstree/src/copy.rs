@@ -5,7 +5,9 @@
 //! their roots only.
 
 mod content;
+mod leaf;
 mod mode;
+mod pool;
 #[cfg(test)]
 mod tests;
 mod tree;

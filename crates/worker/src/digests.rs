@@ -1,7 +1,7 @@
 //! Digests of content that is selected from refs.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fstree::checksum::{ChecksumError, Selector, Tree};
 use oci::Digest;
@@ -13,31 +13,51 @@ use crate::view::View;
 /// How many refs' digests are remembered. A build looks at few: its context and some stages.
 const KEPT: usize = 64;
 
-/// What is known of the content of refs, the one used last at the back.
+/// The one used last at the back.
+type Trees = VecDeque<(Digest, Arc<Tree>)>;
+
+/// What is known of the content of refs.
 #[derive(Default)]
 pub(crate) struct Digests {
-    trees: Mutex<VecDeque<(Digest, Arc<Tree>)>>,
+    trees: Mutex<Trees>,
 }
 
 impl Digests {
     /// What is known of `id`, at first nothing.
     fn tree(&self, id: Digest) -> Arc<Tree> {
-        let mut trees = self.trees.lock().unwrap_or_else(PoisonError::into_inner);
-        let tree = match trees.iter().position(|(known, _)| *known == id) {
-            Some(at) => trees.remove(at).map(|(_, tree)| tree).unwrap_or_default(),
-            None => Arc::default(),
-        };
-        trees.push_back((id, tree.clone()));
-        if trees.len() > KEPT {
-            trees.pop_front();
-        }
+        let mut trees = self.lock();
+        let tree = take(&mut trees, id).unwrap_or_default();
+        put(&mut trees, id, tree.clone());
         tree
     }
 
+    /// Remembers what is known of `id`.
+    pub(crate) fn learn(&self, id: Digest, tree: Tree) {
+        let mut trees = self.lock();
+        drop(take(&mut trees, id));
+        put(&mut trees, id, Arc::new(tree));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Trees> {
+        self.trees.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What is known of a client's directory, by the name under which it is kept. It is only good
-    /// after a [`Tree::refresh`].
+    /// for [`Tree::look_again`].
     pub(crate) fn local(&self, key: &str) -> Arc<Tree> {
         self.tree(Digest::of(format!("local {key}")))
+    }
+}
+
+fn take(trees: &mut Trees, id: Digest) -> Option<Arc<Tree>> {
+    let at = trees.iter().position(|(known, _)| *known == id)?;
+    trees.remove(at).map(|(_, tree)| tree)
+}
+
+fn put(trees: &mut Trees, id: Digest, tree: Arc<Tree>) {
+    trees.push_back((id, tree));
+    if trees.len() > KEPT {
+        trees.pop_front();
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a long call tells its caller while it runs.
 
-use std::time::SystemTime;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use proto::worker as wire;
@@ -44,6 +45,30 @@ impl Events {
     /// Tells that an item began or ended.
     pub(crate) async fn item_edge(&self, progress: wire::Progress) {
         self.send(wire::op_event::Event::Progress(progress)).await;
+    }
+}
+
+/// Keeps what happens very often from being told each time.
+pub(crate) struct Limiter {
+    every: Duration,
+    last: Mutex<Option<Instant>>,
+}
+
+impl Limiter {
+    pub(crate) fn new(every: Duration) -> Limiter {
+        let last = Mutex::new(None);
+        Limiter { every, last }
+    }
+
+    /// Whether it is time again.
+    pub(crate) fn allows(&self) -> bool {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let allows = last.is_none_or(|last| now.duration_since(last) >= self.every);
+        if allows {
+            *last = Some(now);
+        }
+        allows
     }
 }
 

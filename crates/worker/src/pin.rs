@@ -1,7 +1,7 @@
 //! Sources: what an identifier stands for now, and bringing it in.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use filesync::{Differ, ReceiveOptions};
 use llb::{OpKind, SourceOp, Vertex};
@@ -10,11 +10,14 @@ use proto::worker as wire;
 use refs::{LayerSpec, Meta, MutableOptions, RecordType, Ref, Sharing};
 use snapshot::Active;
 
-use crate::events::Events;
+use crate::events::{Events, Limiter};
 use crate::failure::{Class, Failure, blocking, chain};
 use crate::images;
 use crate::sessions::Sessions;
 use crate::state::Shared;
+
+/// How often a client is told how much of its files has arrived, as BuildKit does.
+const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
 /// The host of URLs under which a client serves uploads (BuildKit: `session/upload`).
 const UPLOAD_HOST: &str = "buildkit-session";
@@ -196,12 +199,16 @@ async fn local(
     events.item_edge(item(0, None)).await;
     let told = events.clone();
     let (begun, named) = (started, label.clone());
+    let often = Limiter::new(PROGRESS_EVERY);
     let options = ReceiveOptions {
         differ: match op.attrs.get("local.differ").map(String::as_str) {
             Some("none") => Differ::None,
             Some(_) | None => Differ::Metadata,
         },
         progress: Some(Arc::new(move |bytes| {
+            if !often.allows() {
+                return;
+            }
             told.item(wire::Progress {
                 id: named.clone(),
                 name: String::new(),
@@ -237,14 +244,15 @@ async fn local(
     let (name, job) = (name.to_owned(), request.job.clone());
     blocking(move || {
         let root = mutable.fs().map_err(Failure::host)?;
-        tree.refresh();
-        let content = tree.select_all(&root, &[]).map_err(Failure::host)?;
+        let (content, known) = tree.look_again(&root).map_err(Failure::host)?;
         let id = Digest::of(format!("drydock local source\0{content}"));
         let description = format!("local source for {name}");
         let stored = mutable
             .freeze(id, meta(description))
             .map_err(Failure::host)?;
         shared.refs.lease(&job).add(&stored);
+        // What reads the ref next need not read all of it again.
+        shared.digests.learn(id, known);
         Ok(id)
     })
     .await

@@ -155,13 +155,12 @@ fn only_what_is_selected_counts() {
 #[test]
 fn metadata_counts_but_not_time_and_labels() {
     let (_dir, root) = tree("d/ d/f=x");
-    let tree = Tree::new();
     let file = Path::new("d/f");
+    let whole = || Tree::new().select(&root, &Selector::default()).unwrap();
     let changes = |change: &dyn Fn()| {
-        let before = tree.select(&root, &Selector::default()).unwrap();
+        let before = whole();
         change();
-        tree.refresh();
-        tree.select(&root, &Selector::default()).unwrap() != before
+        whole() != before
     };
     let xattr = |name: &str, value: &[u8]| root.set_xattr(file, name.as_ref(), value).unwrap();
     let follow = sys::root::Follow::No;
@@ -214,7 +213,7 @@ fn a_refreshed_tree_sees_every_change() {
     ];
     for (what, change) in steps {
         change();
-        tree.refresh();
+        tree.look_again(&root).unwrap();
         for select in ["", "d", "a", "d*", "d/b"] {
             let select = selector(&format!("{select} wild"));
             let fresh = Tree::new().select(&root, &select).unwrap();
@@ -233,13 +232,14 @@ fn a_refreshed_tree_sees_every_change() {
 #[test]
 fn unchanged_files_are_not_read_again() {
     let (dir, root) = tree("d/ d/f=content");
+    let elsewhere = tempfile::tempdir().unwrap();
     // A digest taken in the clock tick of the last change is not kept: wait for the clock.
     let changed = fs::metadata(dir.path().join("d/f")).unwrap();
     let start = Instant::now();
     let ns = |m: &fs::Metadata| i128::from(m.ctime()) * 1_000_000_000 + i128::from(m.ctime_nsec());
     loop {
-        fs::write(dir.path().join("clock"), "").unwrap();
-        let now = fs::metadata(dir.path().join("clock")).unwrap();
+        fs::write(elsewhere.path().join("clock"), "").unwrap();
+        let now = fs::metadata(elsewhere.path().join("clock")).unwrap();
         if ns(&now) - ns(&changed) > 50_000_000 {
             break;
         }
@@ -249,12 +249,20 @@ fn unchanged_files_are_not_read_again() {
     let tree = Tree::new();
     let select = selector("d");
     let before = tree.select(&root, &select).unwrap();
-    tree.refresh();
+    let whole = tree.look_again(&root).unwrap().0;
     let count = digested();
+    assert_eq!(tree.look_again(&root).unwrap().0, whole);
     assert_eq!(tree.select(&root, &select).unwrap(), before);
     assert_eq!(digested(), count);
+    // A clone that shares the files is not read again, however it got its time of change.
+    fs::hard_link(dir.path().join("d/f"), elsewhere.path().join("f")).unwrap();
+    let (again, known) = tree.look_again(&root).unwrap();
+    assert_eq!(again, whole);
+    assert_eq!(again, tree.select_all(&root, &[]).unwrap());
+    assert_eq!(digested(), count);
     fs::write(dir.path().join("d/f"), "CONTENT").unwrap();
-    tree.refresh();
+    assert_eq!(known.select(&root, &select).unwrap(), before);
+    tree.look_again(&root).unwrap();
     assert_ne!(tree.select(&root, &select).unwrap(), before);
     assert_eq!(digested(), count + 1);
 }

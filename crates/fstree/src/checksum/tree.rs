@@ -19,7 +19,7 @@ pub(super) struct Id(usize);
 const ROOT: Id = Id(0);
 
 /// All nodes of a tree that were looked at. The first is the root.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Nodes {
     nodes: Vec<Node>,
     /// Places of nodes that are gone.
@@ -31,7 +31,7 @@ pub(super) struct Nodes {
 }
 
 /// One entry of the tree.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Node {
     pub(super) name: OsString,
     pub(super) metadata: Metadata,
@@ -44,7 +44,7 @@ pub(super) struct Node {
 }
 
 /// What is in a directory.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Dir {
     /// When it was listed; `None` if never.
     listed: Option<u32>,
@@ -78,12 +78,17 @@ impl Node {
     /// changed since.
     fn inherit(&mut self, before: &Node) {
         let (then, now) = (&before.metadata, &self.metadata);
-        let same = then.ino == now.ino
+        // A file that only got or lost a name has another time of change, but the one inode.
+        let unchanged = then.ctime_ns == now.ctime_ns
+            || (then.born_ns.is_some() && then.born_ns == now.born_ns);
+        let same = unchanged
+            && then.ino == now.ino
             && then.dev == now.dev
-            && then.ctime_ns == now.ctime_ns
             && then.mtime_ns == now.mtime_ns
             && then.size == now.size
-            && then.kind == now.kind;
+            && then.kind == now.kind
+            && then.mode == now.mode
+            && (then.uid, then.gid) == (now.uid, now.gid);
         if same {
             self.own = before.own.filter(|own| !own.racy);
         }

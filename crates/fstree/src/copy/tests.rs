@@ -407,3 +407,52 @@ fn deep_trees_need_neither_stack_nor_descriptors() {
     fixture.copy("/", "/", &options("contents")).unwrap();
     assert!(fixture.dst.exists(Path::new(&path)).unwrap());
 }
+
+#[test]
+fn many_files_are_copied_whole_and_a_failure_among_them_is_told() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for i in 0..3000_usize {
+        let dir = from.path().join(format!("{}/{}", i % 10, i % 70));
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join(i.to_string()), vec![b'x'; i]).unwrap();
+    }
+    fs::hard_link(from.path().join("3/3/3"), from.path().join("9/linked")).unwrap();
+    let (src, dst) = (
+        RootDir::open(from.path()).unwrap(),
+        RootDir::open(to.path()).unwrap(),
+    );
+    for (path, ns) in [("3/3", 5), ("3", 6), ("", 7)] {
+        src.set_mtime(Path::new(path), ns, Follow::No).unwrap();
+    }
+    let options = CopyOptions {
+        copy_dir_contents: true,
+        create_dest_path: true,
+        ..CopyOptions::default()
+    };
+    let summary = copy(&src, "/", &dst, "/", &options).unwrap();
+    assert_eq!((summary.files, summary.bytes), (3001, 2999 * 3000 / 2));
+    let picture = |root: &RootDir| -> Vec<String> {
+        let entries = walk(root, &<_>::default()).unwrap();
+        entries
+            .map(Result::unwrap)
+            .map(|e| {
+                let m = &e.metadata;
+                let (size, hard) = match m.kind {
+                    FileKind::File => (m.size, e.hardlink_to),
+                    _ => (0, None),
+                };
+                format!("{:?} {:o} {size} {} {hard:?}", e.path, m.mode, m.mtime_ns)
+            })
+            .collect()
+    };
+    assert_eq!(picture(&dst), picture(&src));
+
+    let blocked = to.path().join("5/35/2905");
+    fs::remove_file(&blocked).unwrap();
+    fs::create_dir(&blocked).unwrap();
+    let error = copy(&src, "/", &dst, "/", &options).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "cannot replace directory `/5/35/2905` with a file"
+    );
+}

@@ -1,19 +1,17 @@
 //! Copying one source with all that is below it.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
 
-use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid};
-use sys::root::{FileKind, Follow, Metadata, RootDir, set_xattr_of, xattrs_of};
+use sys::root::{FileKind, Follow, Metadata, RootDir};
 
-use super::content::copy_content;
+use super::leaf::{Leaf, LeafCopier, set_xattr, stat_if_any};
+use super::pool::{BATCH, Batch, Pool, Shared};
 use super::{CopyError, CopyOptions, CopySummary};
 use crate::filter::{Filter, FilterState};
 use crate::path::join;
-use crate::resolve::is_missing;
 
 pub(super) struct Copier<'a> {
     src: &'a RootDir,
@@ -22,8 +20,12 @@ pub(super) struct Copier<'a> {
     filter: &'a Filter,
     /// Where a file with several names was copied to first.
     names: HashMap<(u64, u64), PathBuf>,
+    /// Further names of files, made when all files are there.
+    links: Vec<Link>,
     /// The directories between the top and where we are.
     open: Vec<OpenDir>,
+    /// Directories in which everything has been taken, those inside before those around them.
+    left: Vec<OpenDir>,
     pub(super) summary: CopySummary,
 }
 
@@ -48,13 +50,26 @@ enum Finish {
 }
 
 enum Task {
-    Enter {
-        dir: OpenDir,
-        relative: PathBuf,
-        taken: bool,
-        state: FilterState,
-    },
+    Enter(Box<Entering>),
     Leave,
+}
+
+/// A directory that is still to be looked into.
+struct Entering {
+    dir: OpenDir,
+    /// From the source, for patterns.
+    relative: PathBuf,
+    taken: bool,
+    state: FilterState,
+}
+
+/// A further name of a file.
+struct Link {
+    /// The name in the destination that it got first.
+    first: PathBuf,
+    from: PathBuf,
+    to: PathBuf,
+    metadata: Metadata,
 }
 
 impl<'a> Copier<'a> {
@@ -70,7 +85,9 @@ impl<'a> Copier<'a> {
             options,
             filter,
             names: HashMap::new(),
+            links: Vec::new(),
             open: Vec::new(),
+            left: Vec::new(),
             summary: CopySummary::default(),
         }
     }
@@ -92,8 +109,36 @@ impl<'a> Copier<'a> {
                 to: target,
                 metadata,
             };
-            return self.copy_leaf(&leaf);
+            self.summary.files += 1;
+            self.count_bytes(&metadata);
+            return self.leaves().copy(&leaf);
         }
+        let (shared, sender) = Shared::new(self.leaves());
+        let walked = thread::scope(|scope| {
+            // Dropped with the closure, which lets the threads end.
+            let mut pool = Pool::new(scope, &shared, sender);
+            self.walk(source, metadata, target, &mut pool)
+        });
+        // A walk that was stopped has no error of its own.
+        if let Some(error) = shared.into_error() {
+            return Err(error);
+        }
+        walked?;
+        self.make_links()?;
+        for dir in std::mem::take(&mut self.left) {
+            self.finish(&dir)?;
+        }
+        Ok(())
+    }
+
+    /// Goes through the directory `source` and hands its files to `pool`.
+    fn walk(
+        &mut self,
+        source: &Path,
+        metadata: Metadata,
+        target: &Path,
+        pool: &mut Pool<'_, '_>,
+    ) -> Result<(), CopyError> {
         let dir = OpenDir {
             src: source.to_owned(),
             dst: target.to_owned(),
@@ -102,43 +147,58 @@ impl<'a> Copier<'a> {
             top: true,
         };
         // Trees are deeper than stacks: the directories to come are kept here.
-        let mut tasks = vec![Task::Enter {
+        let mut tasks = vec![Task::Enter(Box::new(Entering {
             dir,
             relative: PathBuf::new(),
             taken: true,
             state: FilterState::default(),
-        }];
+        }))];
         while let Some(task) = tasks.pop() {
             match task {
-                Task::Enter {
-                    dir,
-                    relative,
-                    taken,
-                    state,
-                } => {
+                Task::Enter(entering) => {
+                    let Entering {
+                        dir,
+                        relative,
+                        taken,
+                        state,
+                    } = *entering;
                     self.open.push(dir);
                     if taken {
                         self.make_open_dirs()?;
                     }
                     tasks.push(Task::Leave);
-                    let dirs = self.copy_entries(&relative, &state)?;
+                    let dirs = self.copy_entries(&relative, &state, pool)?;
+                    let Some(dirs) = dirs else { return Ok(()) };
                     tasks.extend(dirs.into_iter().rev());
                 }
-                Task::Leave => self.leave()?,
+                Task::Leave => self.left.extend(self.open.pop()),
             }
         }
         Ok(())
     }
 
-    /// Copies the entries of the innermost open directory that are not directories; returns those
-    /// that are.
+    fn leaves(&self) -> LeafCopier<'a> {
+        LeafCopier {
+            options: self.options,
+        }
+    }
+
+    fn count_bytes(&mut self, metadata: &Metadata) {
+        if metadata.kind == FileKind::File {
+            self.summary.bytes += metadata.size;
+        }
+    }
+
+    /// Has the entries of the innermost open directory copied that are not directories; returns
+    /// those that are, or nothing once something has failed.
     fn copy_entries(
         &mut self,
         relative: &Path,
         state: &FilterState,
-    ) -> Result<Vec<Task>, CopyError> {
+        pool: &mut Pool<'_, '_>,
+    ) -> Result<Option<Vec<Task>>, CopyError> {
         let Some(dir) = self.open.last() else {
-            return Ok(Vec::new());
+            return Ok(None);
         };
         let (src_path, dst_path) = (dir.src.clone(), dir.dst.clone());
         let src = self
@@ -148,7 +208,7 @@ impl<'a> Copier<'a> {
         let entries = src
             .read_dir(Path::new("."))
             .map_err(CopyError::read(&src_path))?;
-        let mut dst = None;
+        let mut files = Vec::new();
         let mut tasks = Vec::new();
         for entry in entries {
             let relative = join(relative, &entry.name);
@@ -170,36 +230,37 @@ impl<'a> Copier<'a> {
                     made: None,
                     top: false,
                 };
-                let (taken, state) = (verdict.taken, verdict.state);
-                tasks.push(Task::Enter {
+                tasks.push(Task::Enter(Box::new(Entering {
                     dir,
                     relative,
-                    taken,
-                    state,
-                });
+                    taken: verdict.taken,
+                    state: verdict.state,
+                })));
             } else if verdict.taken && !metadata.is_whiteout() {
-                let dst = match &dst {
-                    Some(dst) => dst,
-                    None => {
-                        self.make_open_dirs()?;
-                        dst.insert(
-                            self.dst
-                                .open_dir(&dst_path)
-                                .map_err(CopyError::write(&dst_path))?,
-                        )
-                    }
-                };
-                let (from, to) = (&from, &to);
-                self.copy_leaf(&Leaf {
-                    src: &src,
-                    dst,
-                    from,
-                    to,
-                    metadata,
-                })?;
+                self.summary.files += 1;
+                files.extend(self.unless_linked(from, to, metadata));
             }
         }
-        Ok(tasks)
+        if files.is_empty() {
+            return Ok(Some(tasks));
+        }
+        self.make_open_dirs()?;
+        let dst = self
+            .dst
+            .open_dir(&dst_path)
+            .map_err(CopyError::write(&dst_path))?;
+        let mut files = files.into_iter().peekable();
+        while files.peek().is_some() {
+            let batch = Batch {
+                src: src.try_clone().map_err(CopyError::read(&src_path))?,
+                dst: dst.try_clone().map_err(CopyError::write(&dst_path))?,
+                files: files.by_ref().take(BATCH).collect(),
+            };
+            if !pool.copy(batch) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(tasks))
     }
 
     /// Makes the open directories that were not made yet, the outermost first.
@@ -226,13 +287,12 @@ impl<'a> Copier<'a> {
         Ok(())
     }
 
-    fn leave(&mut self) -> Result<(), CopyError> {
-        let Some(dir) = self.open.pop() else {
-            return Ok(());
-        };
+    /// Gives a directory in which everything is there what it shall have.
+    fn finish(&self, dir: &OpenDir) -> Result<(), CopyError> {
         match dir.made.unwrap_or(Finish::Nothing) {
             Finish::All => {
-                self.apply_by_path(self.dst, &dir.dst, &dir.metadata)
+                self.leaves()
+                    .apply_by_path(self.dst, &dir.dst, &dir.metadata)
                     .map_err(CopyError::write(&dir.dst))?;
                 let xattrs = self
                     .src
@@ -246,199 +306,57 @@ impl<'a> Copier<'a> {
             }
             Finish::Time => self
                 .dst
-                .set_mtime(&dir.dst, self.mtime(&dir.metadata), Follow::No)
+                .set_mtime(&dir.dst, self.leaves().mtime(&dir.metadata), Follow::No)
                 .map_err(CopyError::write(&dir.dst)),
             Finish::Nothing => Ok(()),
         }
     }
 
-    /// Copies something that is not a directory.
-    fn copy_leaf(&mut self, leaf: &Leaf<'_>) -> Result<(), CopyError> {
-        self.summary.files += 1;
-        if self.link_to_first(leaf)? {
-            return Ok(());
+    /// Gives the file back, unless it is one that is copied under another name already.
+    fn unless_linked(
+        &mut self,
+        from: PathBuf,
+        to: PathBuf,
+        metadata: Metadata,
+    ) -> Option<(PathBuf, PathBuf, Metadata)> {
+        if metadata.nlink < 2 {
+            self.count_bytes(&metadata);
+            return Some((from, to, metadata));
         }
-        let write = || CopyError::write(leaf.to);
-        match leaf.metadata.kind {
-            FileKind::File => return self.copy_file(leaf),
-            FileKind::Symlink => {
-                let target = leaf
-                    .src
-                    .read_link(leaf.src_name())
-                    .map_err(CopyError::read(leaf.from))?;
-                self.put(leaf, |dst, name| dst.symlink(&target, name))?;
-            }
-            // A socket is copied as an empty file, as BuildKit does: it means nothing elsewhere.
-            FileKind::Socket => {
-                self.put(leaf, |dst, name| dst.mknod(name, FileKind::File, 0, 0))?;
-            }
-            kind @ (FileKind::CharDevice | FileKind::BlockDevice | FileKind::Fifo) => {
-                let rdev = if kind == FileKind::Fifo {
-                    0
-                } else {
-                    leaf.metadata.rdev
-                };
-                self.put(leaf, |dst, name| dst.mknod(name, kind, 0, rdev))?;
-            }
-            FileKind::Dir => return Err(CopyError::IsADirectory(leaf.to.to_owned())),
+        let file = (metadata.dev, metadata.ino);
+        if let Some(first) = self.names.get(&file) {
+            self.links.push(Link {
+                first: first.clone(),
+                from,
+                to,
+                metadata,
+            });
+            return None;
         }
-        self.apply_by_path(leaf.dst, leaf.dst_name(), &leaf.metadata)
-            .map_err(write())?;
-        let xattrs = leaf
-            .src
-            .xattrs(leaf.src_name())
-            .map_err(CopyError::read(leaf.from))?;
-        for (name, value) in xattrs {
-            set_xattr(&name, || leaf.dst.set_xattr(leaf.dst_name(), &name, &value))
-                .map_err(write())?;
-        }
-        Ok(())
+        self.names.insert(file, to.clone());
+        self.count_bytes(&metadata);
+        Some((from, to, metadata))
     }
 
-    /// If the file was copied under another name already, makes a second name of that copy.
-    fn link_to_first(&mut self, leaf: &Leaf<'_>) -> Result<bool, CopyError> {
-        if leaf.metadata.nlink < 2 {
-            return Ok(false);
-        }
-        let file = (leaf.metadata.dev, leaf.metadata.ino);
-        let Some(first) = self.names.get(&file).cloned() else {
-            self.names.insert(file, leaf.to.to_owned());
-            return Ok(false);
-        };
-        self.put(leaf, |dst, name| dst.hard_link_from(self.dst, &first, name))?;
-        Ok(true)
-    }
-
-    fn copy_file(&mut self, leaf: &Leaf<'_>) -> Result<(), CopyError> {
-        let from = leaf
-            .src
-            .open_seen_file(leaf.src_name())
-            .map_err(CopyError::read(leaf.from))?;
-        let to = self.put(leaf, RootDir::create_private)?;
-        self.summary.bytes += leaf.metadata.size;
-        let copied = copy_content(&from, &to, &leaf.metadata)
-            .and_then(|()| self.apply_to_file(&to, &leaf.metadata));
-        copied.map_err(CopyError::write(leaf.to))?;
-        for (name, value) in xattrs_of(&from).map_err(CopyError::read(leaf.from))? {
-            set_xattr(&name, || set_xattr_of(&to, &name, &value))
-                .map_err(CopyError::write(leaf.to))?;
+    /// Makes the further names of files.
+    fn make_links(&mut self) -> Result<(), CopyError> {
+        for link in std::mem::take(&mut self.links) {
+            let dst = open_parent(self.dst, &link.to).map_err(CopyError::write(&link.to))?;
+            let leaf = Leaf {
+                src: self.src,
+                dst: &dst,
+                from: &link.from,
+                to: &link.to,
+                metadata: link.metadata,
+            };
+            self.leaves().put(&leaf, |dst, name| {
+                dst.hard_link_from(self.dst, &link.first, name)
+            })?;
         }
         Ok(())
     }
-
-    /// Makes something new under the destination's name, in place of what is there.
-    fn put<T>(
-        &self,
-        leaf: &Leaf<'_>,
-        make: impl Fn(&RootDir, &Path) -> io::Result<T>,
-    ) -> Result<T, CopyError> {
-        let name = leaf.dst_name();
-        match make(leaf.dst, name) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            result => return result.map_err(CopyError::write(leaf.to)),
-        }
-        let write = || CopyError::write(leaf.to);
-        if stat_if_any(leaf.dst, name).map_err(write())? == Some(FileKind::Dir) {
-            if !self.options.always_replace {
-                return Err(CopyError::IsADirectory(Path::new("/").join(leaf.to)));
-            }
-            leaf.dst.remove_all(name).map_err(write())?;
-        } else {
-            leaf.dst.unlink(name).map_err(write())?;
-        }
-        make(leaf.dst, name).map_err(write())
-    }
-
-    fn owner(&self, source: &Metadata) -> (u32, u32) {
-        self.options.owner.unwrap_or((source.uid, source.gid))
-    }
-
-    fn mtime(&self, source: &Metadata) -> i64 {
-        self.options.timestamp_ns.unwrap_or(source.mtime_ns)
-    }
-
-    /// Owner, then mode (changing the owner clears set-user-id), then time.
-    fn apply_by_path(&self, dst: &RootDir, path: &Path, source: &Metadata) -> io::Result<()> {
-        let (uid, gid) = self.owner(source);
-        dst.chown(path, uid, gid, Follow::No)?;
-        if source.kind != FileKind::Symlink {
-            let is_dir = source.kind == FileKind::Dir;
-            dst.chmod(path, self.options.mode.apply(source.mode, is_dir))?;
-        }
-        dst.set_mtime(path, self.mtime(source), Follow::No)
-    }
-
-    fn apply_to_file(&self, file: &File, source: &Metadata) -> io::Result<()> {
-        let (uid, gid) = self.owner(source);
-        rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-        let mode = self.options.mode.apply(source.mode, false);
-        rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?;
-        let ns = self.mtime(source);
-        let time = Timespec {
-            tv_sec: ns.div_euclid(1_000_000_000),
-            tv_nsec: ns.rem_euclid(1_000_000_000),
-        };
-        let times = Timestamps {
-            last_access: time,
-            last_modification: time,
-        };
-        Ok(rustix::fs::futimens(file, &times)?)
-    }
-}
-
-/// Something to copy that is not a directory: its parents, opened, and its paths from the roots.
-struct Leaf<'a> {
-    src: &'a RootDir,
-    dst: &'a RootDir,
-    from: &'a Path,
-    to: &'a Path,
-    metadata: Metadata,
-}
-
-impl Leaf<'_> {
-    fn src_name(&self) -> &Path {
-        name_of(self.from)
-    }
-
-    fn dst_name(&self) -> &Path {
-        name_of(self.to)
-    }
-}
-
-fn name_of(path: &Path) -> &Path {
-    Path::new(path.file_name().unwrap_or(OsStr::new(".")))
 }
 
 fn open_parent(root: &RootDir, path: &Path) -> io::Result<RootDir> {
     root.open_dir(path.parent().unwrap_or(Path::new("")))
-}
-
-fn stat_if_any(root: &RootDir, path: &Path) -> io::Result<Option<FileKind>> {
-    match root.stat(path, Follow::No) {
-        Ok(metadata) => Ok(Some(metadata.kind)),
-        Err(error) if is_missing(&error) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// Sets an attribute, if the destination can have it.
-///
-/// BuildKit lets every failure pass here; a disk that is full is not one of the reasons for that.
-fn set_xattr(name: &OsStr, set: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-    if name.as_encoded_bytes().starts_with(b"trusted.overlay.") {
-        return Ok(());
-    }
-    match set() {
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::Unsupported
-                    | io::ErrorKind::PermissionDenied
-                    | io::ErrorKind::InvalidInput
-            ) =>
-        {
-            Ok(())
-        }
-        result => result,
-    }
 }

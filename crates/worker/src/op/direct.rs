@@ -12,8 +12,9 @@ use sys::root::{FileKind, Follow, RootDir};
 
 use crate::failure::Failure;
 
-/// Looking up more entries than this costs more than a mount.
-const MAX_ENTRIES: usize = 32;
+/// Lookups of one name in one layer at most. Each file that is made through a mount costs as much as
+/// ten of them, so that this is far from the mount's advantage for what is that much.
+const MAX_LOOKUPS: usize = 4096;
 
 /// Whether `path` is a new entry of a directory that is there.
 pub(super) fn new_entry(active: &Active, path: &str) -> Result<bool, Failure> {
@@ -69,6 +70,9 @@ pub(super) fn new_copy(
             let Some(names) = names(source, source_path, options) else {
                 return Ok(false);
             };
+            if names.len() * (active.lower().len() + 1) > MAX_LOOKUPS {
+                return Ok(false);
+            }
             for name in names {
                 if !is_missing(active, &target.join(name))? {
                     return Ok(false);
@@ -79,8 +83,7 @@ pub(super) fn new_copy(
     bring_up_existing(active, target)
 }
 
-/// The names under which a source lands in a directory; `None` when they are too many or not to be
-/// known.
+/// The names under which a source lands in a directory; `None` when they are not to be known.
 fn names(source: &RootDir, path: &str, options: &CopyOptions) -> Option<Vec<PathBuf>> {
     let follow = if options.follow_symlinks {
         Follow::Yes
@@ -90,9 +93,6 @@ fn names(source: &RootDir, path: &str, options: &CopyOptions) -> Option<Vec<Path
     let metadata = source.stat(Path::new(path), follow).ok()?;
     if metadata.kind == FileKind::Dir && options.copy_dir_contents {
         let entries = source.read_dir(Path::new(path)).ok()?;
-        if entries.len() > MAX_ENTRIES {
-            return None;
-        }
         return Some(entries.into_iter().map(|e| e.name.into()).collect());
     }
     let name = Path::new(path.trim_end_matches('/')).file_name()?;
