@@ -66,6 +66,8 @@ struct SimJob {
 struct Pending {
     call: Call,
     aborted: bool,
+    /// Those who wait for a run.
+    waiters: Vec<(JobNo, Digest)>,
     /// An answer that was found when it was asked, and may be old when it is given.
     early: Option<Outcome>,
 }
@@ -463,12 +465,14 @@ impl World {
             Effect::Run(run) => self.begin_run(run),
             Effect::Join { op, job, vertex } => {
                 self.report.joins += 1;
-                assert!(self.pending.contains_key(&op));
+                let run = self.pending.get_mut(&op).expect("what is joined runs");
+                run.waiters.push((job, vertex));
                 let is_making = self.is_making(job);
                 self.jobs[&job].story.check_run(vertex, None, is_making);
             }
-            Effect::Leave { op, .. } => {
-                assert!(self.pending.contains_key(&op));
+            Effect::Leave { op, job, vertex } => {
+                let run = self.pending.get_mut(&op).expect("what is left runs");
+                run.waiters.retain(|waiter| *waiter != (job, vertex));
             }
             Effect::Abort { op } => self.abort(op),
             Effect::Lookup { job, vertex, key } => {
@@ -486,11 +490,16 @@ impl World {
     }
 
     fn begin(&mut self, op: OpNo, call: Call) {
+        let waiters = match &call {
+            Call::Run(run) => run.waiters.clone(),
+            Call::Pin(..) | Call::Exists(..) | Call::Digest(..) | Call::Load(..) => Vec::new(),
+        };
         let is_early = matches!(call, Call::Exists(..)) && self.rng.per_mille(500);
         let early = is_early.then(|| self.answer(&call));
         let pending = Pending {
             call,
             aborted: false,
+            waiters,
             early,
         };
         assert!(self.pending.insert(op, pending).is_none());
@@ -534,6 +543,7 @@ impl World {
             .get_mut(&op)
             .expect("only what was asked for is aborted");
         pending.aborted = true;
+        assert!(pending.waiters.is_empty(), "stopped though somebody waits");
         if !matches!(pending.call, Call::Run(_)) && self.rng.per_mille(500) {
             self.pending.remove(&op);
         }
@@ -594,7 +604,8 @@ impl World {
                 assert!(self.injected.contains(message), "{error}");
                 assert!(error.vertex.is_some(), "{error}");
             }
-            ErrorClass::Transient => {}
+            // What vanishes by itself is made anew.
+            ErrorClass::Transient => assert!(self.weather.transients > 0, "{error}"),
             ErrorClass::Canceled => {
                 // A job that ended is not told any more.
                 panic!("a job that lives was cancelled");
