@@ -36,7 +36,10 @@ async fn measure() -> Result<(), Box<dyn Error>> {
         arguments: Vec::new(),
         state_dir: dir.path().join("state"),
         cgroup_parent: "drydock-latency".to_owned(),
-        network: NetworkOptions::default(),
+        network: NetworkOptions {
+            eager: true,
+            ..NetworkOptions::default()
+        },
     })
     .await?;
     for network in [Network::Bridge, Network::None, Network::Host] {

@@ -103,6 +103,9 @@ pub enum CreateError {
     /// The launcher is gone.
     #[error(transparent)]
     Lost(#[from] LostError),
+    /// The launcher was gone, and there is no other.
+    #[error(transparent)]
+    Restart(#[from] StartError),
     /// The daemon could not do its part.
     #[error("failed to {what}")]
     Host {
@@ -124,6 +127,7 @@ impl CreateError {
             | CreateError::Network(_)
             | CreateError::Ended
             | CreateError::Lost(_)
+            | CreateError::Restart(_)
             | CreateError::Host { .. } => None,
         }
     }

@@ -1,32 +1,23 @@
 //! The daemon's side of the launcher.
 
 mod events;
+mod inner;
 mod start;
 
-use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Write};
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use oci_spec::runtime::{LinuxSeccomp, Process as ProcessSpec, Spec};
-use rustix::fs::MemfdFlags;
-use serde::Serialize;
-use sys::fdpass::{Channel, Wait};
+use oci_spec::runtime::Spec;
 use sys::mount::MountFd;
-use sys::pidfd;
-use sys::root::RootDir;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
-use crate::container::{Container, ExitReceiver, Process, Running};
-use crate::error::{CreateError, LostError, SpecError};
-use crate::network::{Network, NetworkError, NetworkOptions, Pool};
-use crate::plan::{self, Lowered};
-use crate::protocol::{Bundle, NetworkPlan, Report, Request, Slots, encode};
-use crate::stdio::{Stdio, Streams, Terminal};
-use crate::stubs::{Missing, Stubs};
+use crate::container::Container;
+use crate::error::CreateError;
+use crate::network::{Network, NetworkOptions, Pool};
+use crate::stdio::Stdio;
+use crate::stubs::Stubs;
 
+pub(crate) use inner::Inner;
 pub use start::sweep;
 
 /// How a launcher is started.
@@ -71,46 +62,29 @@ pub struct ContainerRequest {
     pub stdio: Stdio,
     /// Its network.
     pub network: Network,
-    /// Which mount points that were missing are removed when it has ended.
+    /// Which mount points of `mounts` that were missing are removed when it has ended. Those of the
+    /// spec stay, as in BuildKit: a layer may come to have a `/proc`.
     pub stubs: Stubs,
 }
 
-/// A launcher process. Dropping it ends the process and every container.
+/// The launcher process. Dropping it ends the process and every container.
+///
+/// If the process dies, its containers die with it, and the next container gets a new process.
 #[derive(Debug)]
 pub struct Launcher {
+    options: LauncherOptions,
+    network: Option<Arc<Pool>>,
+    live: Mutex<Live>,
+    /// Held while a new process is started, so that one is.
+    starting: tokio::sync::Mutex<()>,
+}
+
+/// A process, and word of its end.
+#[derive(Clone, Debug)]
+struct Live {
     inner: Arc<Inner>,
     ended: watch::Receiver<bool>,
 }
-
-#[derive(Debug)]
-pub(crate) struct Inner {
-    channel: Channel,
-    /// Held while a message is sent: one may be several packets.
-    sending: Mutex<()>,
-    routes: Mutex<Routes>,
-    network: Option<Pool>,
-    filters: Mutex<Vec<(LinuxSeccomp, Arc<OwnedFd>)>>,
-}
-
-/// Who waits for what.
-#[derive(Debug, Default)]
-struct Routes {
-    last_key: u64,
-    /// Taken when the launcher has ended: then nobody may begin to wait.
-    processes: Option<HashMap<u64, Route>>,
-}
-
-#[derive(Debug)]
-struct Route {
-    started: Option<oneshot::Sender<Result<OwnedFd, String>>>,
-    exit: watch::Sender<Option<Result<crate::Exit, LostError>>>,
-    missing: Option<Missing>,
-}
-
-/// The most system call filters that are kept compiled. A daemon has two or three.
-const MAX_FILTERS: usize = 16;
-/// The longest part of a container's name that goes into the name of its control group.
-const MAX_GROUP_ID: usize = 64;
 
 impl Launcher {
     /// Makes a container and starts its first process. Dropping the future ends what has begun.
@@ -118,360 +92,53 @@ impl Launcher {
     /// # Errors
     /// [`CreateError::Exec`] when everything is there but the program.
     pub async fn create(&self, request: ContainerRequest) -> Result<Container, CreateError> {
-        self.inner.clone().create(request).await
+        self.revived().await?.inner.create(request).await
     }
 
     /// Ends all containers and waits until nothing of them is left.
-    pub async fn shutdown(mut self) {
-        self.inner.channel.close();
+    pub async fn shutdown(self) {
+        let mut live = self.live();
+        self.close();
         // The sender goes when the launcher's end has been seen; either way it is over.
-        let _ = self.ended.wait_for(|ended| *ended).await;
+        let _ = live.ended.wait_for(|ended| *ended).await;
+    }
+
+    fn close(&self) {
+        if let Some(pool) = &self.network {
+            pool.stop();
+        }
+        self.live().inner.close();
+    }
+
+    fn live(&self) -> Live {
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        live.clone()
+    }
+
+    /// The process, or a new one if it has died.
+    async fn revived(&self) -> Result<Live, CreateError> {
+        let live = self.live();
+        if !live.inner.is_lost() {
+            return Ok(live);
+        }
+        let _turn = self.starting.lock().await;
+        let mut live = self.live();
+        if !live.inner.is_lost() {
+            return Ok(live);
+        }
+        tracing::error!(
+            "the container launcher died, and all containers with it; starting another"
+        );
+        let _ = live.ended.wait_for(|ended| *ended).await;
+        let live = start::again(&self.options, self.network.clone()).await?;
+        let mut place = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        *place = live.clone();
+        Ok(live)
     }
 }
 
 impl Drop for Launcher {
     fn drop(&mut self) {
-        self.inner.channel.close();
+        self.close();
     }
-}
-
-/// What is known of a container before the launcher is asked.
-struct Prepared {
-    bundle: Bundle,
-    lowered: Lowered,
-    rootfs: usize,
-    missing: Option<Missing>,
-}
-
-impl Inner {
-    async fn create(self: Arc<Self>, request: ContainerRequest) -> Result<Container, CreateError> {
-        let ContainerRequest {
-            id,
-            spec,
-            rootfs,
-            mounts,
-            stdio,
-            network,
-            stubs,
-        } = request;
-        let mut streams = Streams::open(stdio).map_err(CreateError::host("make pipes"))?;
-        let terminal = streams.terminal;
-        let prepare = move || prepare(&spec, rootfs, mounts, terminal, stubs);
-        let prepared = tokio::task::spawn_blocking(prepare).await;
-        let Prepared {
-            mut bundle,
-            lowered,
-            rootfs,
-            missing,
-        } = prepared.map_err(|error| host_panic(&error))??;
-
-        let (network, endpoint) = match network {
-            Network::None => (NetworkPlan::Fresh, None),
-            Network::Host => (NetworkPlan::Host, None),
-            Network::Bridge => {
-                let pool = self.network.as_ref().ok_or(NetworkError::Disabled)?;
-                let endpoint = pool.take().await?;
-                let namespace = endpoint.namespace.try_clone();
-                let namespace = namespace.map_err(CreateError::host("copy a descriptor"))?;
-                (
-                    NetworkPlan::Namespace(bundle.add(namespace)),
-                    Some(endpoint),
-                )
-            }
-        };
-        let filter = lowered
-            .seccomp
-            .map(|profile| self.filter(profile))
-            .transpose()?;
-        let (report, slots) = slots(&mut bundle, &mut streams, filter.as_deref(), Some(rootfs))?;
-        let (key, started, exit) = self.expect(missing)?;
-        let group = group_name(&id, key);
-        let (limits, devices) = (lowered.limits, lowered.devices);
-        let request = Request::Create {
-            key,
-            group,
-            limits,
-            devices,
-            network,
-            slots,
-        };
-        self.send(&request, &lowered.plan, bundle).await?;
-
-        let pidfd = started
-            .await
-            .map_err(|_| LostError)?
-            .map_err(CreateError::Setup)?;
-        let pidfd = pidfd::Process::from_fd(pidfd);
-        let mut container = Container {
-            stdin: streams.stdin.take(),
-            stdout: streams.stdout.take(),
-            stderr: streams.stderr.take(),
-            running: Running {
-                pidfd,
-                exit,
-                terminal: None,
-            },
-            launcher: self,
-            key,
-            endpoint,
-            filter,
-        };
-        // From here on dropping the container undoes everything.
-        if let Some(terminal) = executed(report).await? {
-            let copy = |terminal: &Terminal| {
-                terminal
-                    .try_clone()
-                    .map_err(CreateError::host("copy a descriptor"))
-            };
-            container.stdin = Some(crate::Input::Terminal(copy(&terminal)?));
-            container.stdout = Some(crate::Output::Terminal(copy(&terminal)?));
-            container.running.terminal = Some(terminal);
-        }
-        Ok(container)
-    }
-
-    pub(crate) async fn exec(
-        self: &Arc<Self>,
-        container: u64,
-        process: &ProcessSpec,
-        stdio: Stdio,
-        filter: Option<Arc<OwnedFd>>,
-    ) -> Result<Process, CreateError> {
-        let mut streams = Streams::open(stdio).map_err(CreateError::host("make pipes"))?;
-        let plan = plan::process(process, streams.terminal)?;
-        let mut bundle = Bundle::default();
-        let (report, slots) = slots(&mut bundle, &mut streams, filter.as_deref(), None)?;
-        let (key, started, exit) = self.expect(None)?;
-        self.send(
-            &Request::Exec {
-                key,
-                container,
-                slots,
-            },
-            &plan,
-            bundle,
-        )
-        .await?;
-
-        let pidfd = started
-            .await
-            .map_err(|_| LostError)?
-            .map_err(CreateError::Setup)?;
-        let pidfd = pidfd::Process::from_fd(pidfd);
-        let mut process = Process {
-            stdin: streams.stdin.take(),
-            stdout: streams.stdout.take(),
-            stderr: streams.stderr.take(),
-            running: Running {
-                pidfd,
-                exit,
-                terminal: None,
-            },
-        };
-        if let Some(terminal) = executed(report).await? {
-            let copy = |terminal: &Terminal| {
-                terminal
-                    .try_clone()
-                    .map_err(CreateError::host("copy a descriptor"))
-            };
-            process.stdin = Some(crate::Input::Terminal(copy(&terminal)?));
-            process.stdout = Some(crate::Output::Terminal(copy(&terminal)?));
-            process.running.terminal = Some(terminal);
-        }
-        Ok(process)
-    }
-
-    /// Begins to wait for a new process.
-    #[expect(
-        clippy::type_complexity,
-        reason = "three receivers of one registration"
-    )]
-    fn expect(
-        &self,
-        missing: Option<Missing>,
-    ) -> Result<
-        (
-            u64,
-            oneshot::Receiver<Result<OwnedFd, String>>,
-            ExitReceiver,
-        ),
-        LostError,
-    > {
-        let (started, started_receiver) = oneshot::channel();
-        let (exit, exit_receiver) = watch::channel(None);
-        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
-        routes.last_key += 1;
-        let key = routes.last_key;
-        let processes = routes.processes.as_mut().ok_or(LostError)?;
-        processes.insert(
-            key,
-            Route {
-                started: Some(started),
-                exit,
-                missing,
-            },
-        );
-        Ok((key, started_receiver, exit_receiver))
-    }
-
-    async fn send(
-        self: &Arc<Self>,
-        request: &Request,
-        plan: &impl Serialize,
-        bundle: Bundle,
-    ) -> Result<(), CreateError> {
-        let message = encode(request, plan)
-            .map_err(io::Error::from)
-            .map_err(CreateError::host("write a request"))?;
-        match self.send_now(&message, &bundle, Wait::No) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                return Err(CreateError::Host {
-                    what: "send a request",
-                    source: error,
-                });
-            }
-            sent => return Ok(sent.map_err(|_| LostError)?),
-        }
-        // The launcher has fallen behind: wait for it where waiting disturbs nobody.
-        let inner = Arc::clone(self);
-        let send = move || inner.send_now(&message, &bundle, Wait::Yes);
-        let sent = tokio::task::spawn_blocking(send)
-            .await
-            .map_err(|error| host_panic(&error))?;
-        Ok(sent.map_err(|_| LostError)?)
-    }
-
-    fn send_now(&self, message: &[u8], bundle: &Bundle, wait: Wait) -> io::Result<()> {
-        let _turn = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
-        self.channel.send(message, &bundle.borrow(), wait)
-    }
-
-    /// The compiled program of a profile, as a file.
-    fn filter(&self, profile: LinuxSeccomp) -> Result<Arc<OwnedFd>, CreateError> {
-        let mut filters = self.filters.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, filter)) = filters.iter().find(|(known, _)| *known == profile) {
-            return Ok(Arc::clone(filter));
-        }
-        let program = crate::seccomp::compile(&profile).map_err(SpecError::from)?;
-        let write = || -> io::Result<OwnedFd> {
-            let mut file = File::from(rustix::fs::memfd_create(c"filter", MemfdFlags::CLOEXEC)?);
-            file.write_all(&crate::seccomp::encode(&program))?;
-            Ok(file.into())
-        };
-        let filter = Arc::new(write().map_err(CreateError::host("keep a seccomp filter"))?);
-        if filters.len() >= MAX_FILTERS {
-            filters.remove(0);
-        }
-        filters.push((profile, Arc::clone(&filter)));
-        Ok(filter)
-    }
-}
-
-fn host_panic(error: &tokio::task::JoinError) -> CreateError {
-    CreateError::Host {
-        what: "prepare a container",
-        source: io::Error::other(error.to_string()),
-    }
-}
-
-fn prepare(
-    spec: &Spec,
-    rootfs: MountFd,
-    mounts: Vec<MountAt>,
-    terminal: Option<(u16, u16)>,
-    stubs: Stubs,
-) -> Result<Prepared, CreateError> {
-    let mut bundle = Bundle::default();
-    let lowered = plan::container(spec, mounts, terminal, &mut bundle)?;
-    let mut missing = None;
-    if stubs != Stubs::Kept {
-        let copy = rootfs
-            .try_clone()
-            .map_err(CreateError::host("copy a descriptor"))?;
-        let root = RootDir::from_fd(copy.into_fd());
-        let destinations = lowered
-            .plan
-            .mounts
-            .iter()
-            .map(|mount| Path::new(&mount.destination));
-        missing = Some(Missing::look(root, destinations, stubs)).filter(|found| !found.is_empty());
-    }
-    let rootfs = bundle.add(rootfs);
-    Ok(Prepared {
-        bundle,
-        lowered,
-        rootfs,
-        missing,
-    })
-}
-
-/// Adds what every process has; returns the daemon's end of its report.
-fn slots(
-    bundle: &mut Bundle,
-    streams: &mut Streams,
-    filter: Option<&OwnedFd>,
-    rootfs: Option<usize>,
-) -> Result<(Channel, Slots), CreateError> {
-    let (report, theirs) = Channel::pair().map_err(CreateError::host("make a channel"))?;
-    let report_slot = bundle.add(theirs.into_fd());
-    let filter = filter.map(OwnedFd::try_clone).transpose();
-    let seccomp = filter
-        .map_err(CreateError::host("copy a descriptor"))?
-        .map(|fd| bundle.add(fd));
-    let stdio = std::mem::take(&mut streams.theirs).map(|fd| fd.map(|fd| bundle.add(fd)));
-    Ok((
-        report,
-        Slots {
-            report: report_slot,
-            stdio,
-            seccomp,
-            rootfs,
-        },
-    ))
-}
-
-/// Waits until the process has executed its program; returns its terminal, if it has one.
-async fn executed(report: Channel) -> Result<Option<Terminal>, CreateError> {
-    let report = crate::watch::watch(report).map_err(CreateError::host("watch a channel"))?;
-    let mut terminal = None;
-    loop {
-        let mut ready = report
-            .readable()
-            .await
-            .map_err(CreateError::host("watch a channel"))?;
-        match ready.try_io(|channel| channel.get_ref().receive(Wait::No)) {
-            Err(_would_block) => {}
-            Ok(Ok(None)) => return Ok(terminal),
-            Ok(Ok(Some((message, mut descriptors)))) => match serde_json::from_slice(&message) {
-                Ok(Report::Terminal) => {
-                    let master = descriptors.pop().map(Terminal::new).transpose();
-                    terminal = master.map_err(CreateError::host("watch a terminal"))?;
-                }
-                Ok(Report::Setup { message }) => return Err(CreateError::Setup(message)),
-                Ok(Report::Exec { message, missing }) => {
-                    return Err(CreateError::Exec { message, missing });
-                }
-                Err(error) => {
-                    let source = io::Error::from(error);
-                    return Err(CreateError::Host {
-                        what: "read a report",
-                        source,
-                    });
-                }
-            },
-            Ok(Err(source)) => {
-                return Err(CreateError::Host {
-                    what: "read a report",
-                    source,
-                });
-            }
-        }
-    }
-}
-
-fn group_name(id: &str, key: u64) -> String {
-    let allowed = |letter: &char| letter.is_ascii_alphanumeric() || *letter == '_';
-    let id: String = id.chars().filter(allowed).take(MAX_GROUP_ID).collect();
-    format!("{key}-{id}")
 }

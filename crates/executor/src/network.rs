@@ -28,8 +28,7 @@ pub enum Network {
     Bridge,
 }
 
-/// How the bridge is made. It is made at the launcher's start if `enabled`, and containers can have
-/// [`Network::Bridge`] only then.
+/// How the bridge is made. Containers can have [`Network::Bridge`] only if it is `enabled`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkOptions {
     /// Whether there is to be a bridge.
@@ -39,6 +38,8 @@ pub struct NetworkOptions {
     /// Network of the containers, like `10.10.0.0/16`; by default one that the host has no route to.
     /// The first address is the bridge's.
     pub subnet: Option<String>,
+    /// Whether bridge and namespaces are made at the start, not when the first container asks.
+    pub eager: bool,
     /// How many network namespaces are made ahead.
     pub pool_size: usize,
 }
@@ -49,6 +50,7 @@ impl Default for NetworkOptions {
             enabled: true,
             bridge_name: None,
             subnet: None,
+            eager: false,
             pool_size: 4,
         }
     }

@@ -8,6 +8,7 @@ mod mounts;
 
 use std::collections::HashSet;
 
+use nix::sys::resource::{Resource, getrlimit};
 use oci_spec::runtime::{
     LinuxDeviceType, LinuxNamespaceType, LinuxSeccomp, PosixRlimit, PosixRlimitType, Process, Spec,
 };
@@ -159,7 +160,7 @@ pub(crate) fn process(
         groups: user.additional_gids().clone().unwrap_or_default(),
         umask: user.umask().unwrap_or(DEFAULT_UMASK),
         capabilities: process.capabilities().as_ref().map(capabilities::lower),
-        rlimits: process.rlimits().iter().flatten().map(rlimit).collect(),
+        rlimits: rlimits(process.rlimits().as_deref().unwrap_or_default()),
         no_new_privileges: process.no_new_privileges().unwrap_or(false),
         oom_score_adj: process.oom_score_adj(),
         terminal,
@@ -298,6 +299,19 @@ fn limits(spec: &Spec) -> LimitsPlan {
         cpuset_mems: cpu.and_then(|cpu| cpu.mems().clone()),
         pids: resources.pids().as_ref().map(|pids| pids.limit()),
     }
+}
+
+/// The limits asked for. The launcher has raised its own limit of descriptors, so that one is always
+/// set, by default to the daemon's.
+fn rlimits(limits: &[PosixRlimit]) -> Vec<(u32, u64, u64)> {
+    let mut plans: Vec<_> = limits.iter().map(rlimit).collect();
+    let descriptors = libc::RLIMIT_NOFILE;
+    if !plans.iter().any(|(number, _, _)| *number == descriptors)
+        && let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+    {
+        plans.push((descriptors, soft, hard));
+    }
+    plans
 }
 
 fn rlimit(limit: &PosixRlimit) -> (u32, u64, u64) {

@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 
@@ -31,11 +32,12 @@ pub struct Parent {
     pub restricts_devices: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Place {
-    dir: OwnedFd,
+    /// Shared with the groups below, which have no descriptors of their own.
+    dir: Arc<OwnedFd>,
     version: Version,
-    controllers: Vec<String>,
+    controllers: Arc<[String]>,
     /// A hierarchy where the groups have nothing of their own: all their processes are in the
     /// parent. So it is with `devices`, where one rule holds for all.
     shared: bool,
@@ -53,13 +55,14 @@ impl Parent {
         let mut places = Vec::new();
         let mut restricts_devices = false;
         for hierarchy in hierarchy::in_use()? {
-            let dir = hierarchy.make(path)?;
+            let dir = Arc::new(hierarchy.make(path)?);
             let Hierarchy {
                 version,
                 controllers,
                 ..
             } = hierarchy;
-            let only = |name: &str| version == Version::One && controllers == [name];
+            let controllers: Arc<[String]> = controllers.into();
+            let only = |name: &str| version == Version::One && *controllers == [name];
             let (shared, on_demand) = (only("devices"), only("cpuset"));
             let place = Place {
                 dir,
@@ -125,15 +128,11 @@ impl Parent {
         let mut restricts_devices = false;
         for place in &self.places {
             // In a shared directory, too: the restriction is on the directory.
-            let Part { dir, .. } = Place {
-                shared: false,
-                ..place.try_clone()?
-            }
-            .part(name)?;
+            let dir = Arc::new(place.make(name)?);
             restricts_devices |= devices::restrict_place(dir.as_fd(), place, devices);
             places.push(Place {
                 dir,
-                ..place.try_clone()?
+                ..place.clone()
             });
         }
         Ok(Parent {
@@ -166,32 +165,25 @@ impl Parent {
 }
 
 impl Place {
-    fn try_clone(&self) -> io::Result<Place> {
-        Ok(Place {
-            dir: self.dir.try_clone()?,
-            controllers: self.controllers.clone(),
-            ..*self
-        })
-    }
-
-    fn part(&self, name: &str) -> io::Result<Part> {
-        let (dir, parent) = if self.shared {
-            (self.dir.try_clone()?, None)
-        } else {
-            rustix::fs::mkdirat(&self.dir, name, Mode::from_raw_mode(0o755))?;
-            (
-                open_dir(self.dir.as_fd(), name)?,
-                Some(self.dir.try_clone()?),
-            )
-        };
+    /// Makes and opens the directory `name`.
+    fn make(&self, name: &str) -> io::Result<OwnedFd> {
+        rustix::fs::mkdirat(&self.dir, name, Mode::from_raw_mode(0o755))?;
+        let dir = open_dir(self.dir.as_fd(), name)?;
         if self.version == Version::One && self.controllers.iter().any(|name| name == "cpuset") {
             hierarchy::inherit_cpuset(self.dir.as_fd(), dir.as_fd())?;
         }
+        Ok(dir)
+    }
+
+    fn part(&self, name: &str) -> io::Result<Part> {
+        if !self.shared {
+            self.make(name)?;
+        }
         Ok(Part {
-            dir,
-            parent,
+            parent: Arc::clone(&self.dir),
+            name: (!self.shared).then(|| name.to_owned()),
             version: self.version,
-            controllers: self.controllers.clone(),
+            controllers: Arc::clone(&self.controllers),
         })
     }
 }
@@ -203,23 +195,47 @@ pub struct Group {
     parts: Vec<Part>,
 }
 
+/// A group's directory in one hierarchy. It is found by its name and not held open: whoever runs a
+/// thousand containers would need thousands of descriptors.
 #[derive(Debug)]
 struct Part {
-    dir: OwnedFd,
-    /// The directory that holds `dir`; `None` for a directory the group shares with others.
-    parent: Option<OwnedFd>,
+    parent: Arc<OwnedFd>,
+    /// Name below `parent`; `None` where the group has only what `parent` has.
+    name: Option<String>,
     version: Version,
-    controllers: Vec<String>,
+    controllers: Arc<[String]>,
+}
+
+impl Part {
+    fn read(&self, file: &str) -> io::Result<String> {
+        read(self.parent.as_fd(), &self.path(file))
+    }
+
+    fn write(&self, file: &str, value: &str) -> io::Result<()> {
+        write(self.parent.as_fd(), &self.path(file), value)
+    }
+
+    fn path(&self, file: &str) -> String {
+        match &self.name {
+            Some(name) => format!("{name}/{file}"),
+            None => file.to_owned(),
+        }
+    }
+
+    fn open(&self) -> io::Result<OwnedFd> {
+        open_dir(
+            self.parent.as_fd(),
+            Path::new(self.name.as_deref().unwrap_or(".")),
+        )
+    }
 }
 
 impl Group {
-    /// The version 2 directory, which a process can be cloned into.
-    pub fn v2(&self) -> Option<BorrowedFd<'_>> {
-        let part = self
-            .parts
-            .iter()
-            .find(|part| part.version == Version::Two)?;
-        Some(part.dir.as_fd())
+    /// The version 2 directory, if there is one, which a process can be cloned into.
+    pub fn v2(&self) -> io::Result<Option<OwnedFd>> {
+        let mut parts = self.parts.iter();
+        let part = parts.find(|part| part.version == Version::Two);
+        part.map(Part::open).transpose()
     }
 
     /// Puts the calling process into the group's version 1 directories. It must have one thread.
@@ -232,7 +248,7 @@ impl Group {
             .iter()
             .filter(|part| part.version == Version::One)
         {
-            write(part.dir.as_fd(), "tasks", "0")?;
+            part.write("tasks", "0")?;
         }
         Ok(())
     }
@@ -244,7 +260,7 @@ impl Group {
 
     /// The controllers of each hierarchy where the group is alone (none named: version 2).
     pub fn hierarchies(&self) -> impl Iterator<Item = &[String]> {
-        let own = self.parts.iter().filter(|part| part.parent.is_some());
+        let own = self.parts.iter().filter(|part| part.name.is_some());
         own.map(|part| named(part.version, &part.controllers))
     }
 
@@ -263,7 +279,7 @@ impl Group {
             Version::One => "memory.oom_control",
             Version::Two => "memory.events",
         };
-        let text = read(part.dir.as_fd(), file)?;
+        let text = part.read(file)?;
         let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
         Ok(count
             .and_then(|count| count.trim().parse().ok())
@@ -272,8 +288,8 @@ impl Group {
 
     /// Kills every process in the group.
     pub fn kill(&self) -> io::Result<()> {
-        for part in self.parts.iter().filter(|part| part.parent.is_some()) {
-            hierarchy::kill_all(part.dir.as_fd())?;
+        for part in self.parts.iter().filter(|part| part.name.is_some()) {
+            hierarchy::kill_all(part.open()?.as_fd())?;
         }
         Ok(())
     }
@@ -282,8 +298,8 @@ impl Group {
     pub fn remove(&self) -> io::Result<bool> {
         let mut gone = true;
         for part in &self.parts {
-            let Some(parent) = &part.parent else { continue };
-            match rustix::fs::unlinkat(parent, self.name.as_str(), AtFlags::REMOVEDIR) {
+            let Some(name) = &part.name else { continue };
+            match rustix::fs::unlinkat(&part.parent, name.as_str(), AtFlags::REMOVEDIR) {
                 Ok(()) | Err(rustix::io::Errno::NOENT) => {}
                 Err(rustix::io::Errno::BUSY) => gone = false,
                 Err(error) => return Err(error.into()),
@@ -333,7 +349,7 @@ mod tests {
             .spawn()
             .unwrap();
         for part in &group.parts {
-            write(part.dir.as_fd(), "cgroup.procs", &child.id().to_string()).unwrap();
+            part.write("cgroup.procs", &child.id().to_string()).unwrap();
         }
         child
     }
@@ -358,10 +374,7 @@ mod tests {
             Version::One => "memory.limit_in_bytes",
             Version::Two => "memory.max",
         };
-        assert_eq!(
-            read(memory.dir.as_fd(), file).unwrap().trim(),
-            (64 << 20).to_string()
-        );
+        assert_eq!(memory.read(file).unwrap().trim(), (64 << 20).to_string());
         let mut child = sleeper(&group);
         assert!(!group.remove().unwrap());
         group.kill().unwrap();

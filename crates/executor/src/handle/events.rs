@@ -10,7 +10,8 @@ use sys::pidfd;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
-use super::{Inner, Route};
+use super::Inner;
+use super::inner::Route;
 use crate::error::LostError;
 use crate::protocol::{Event, ExitPlan};
 

@@ -1,6 +1,5 @@
 //! Starting the launcher, after whatever an earlier one may have left.
 
-use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
@@ -17,7 +16,7 @@ use sys::mount::Bind;
 use sys::process::Program;
 use tokio::sync::watch;
 
-use super::{Inner, Launcher, LauncherOptions, Routes, events};
+use super::{Inner, Launcher, LauncherOptions, Live, events};
 use crate::LAUNCHER_NAME;
 use crate::error::StartError;
 use crate::network::{self, Pool};
@@ -36,54 +35,84 @@ impl Launcher {
     /// # Errors
     /// Without the privileges to make namespaces and mounts, for example.
     pub async fn start(options: LauncherOptions) -> Result<Launcher, StartError> {
-        let network = options.network.clone();
+        let (channel, process) = spawned(&options, Sweep::All).await?;
         let owner = network::owner(&options.state_dir);
-        let spawned = tokio::task::spawn_blocking(move || spawn(&options)).await;
-        let spawned = spawned.map_err(|error| failed("prepare")(io::Error::other(error)))?;
-        let (channel, launcher) = spawned?;
-
-        let listening = channel.try_clone().and_then(crate::watch::watch);
-        let listening = listening.map_err(failed("watch its channel"))?;
-        let launcher = crate::watch::watch(launcher).map_err(failed("watch it"))?;
-        events::ready(&listening)
-            .await
-            .map_err(failed("wait for it"))?;
-        let pool = network
+        let network = options.network.clone();
+        let network = network
             .enabled
-            .then(|| Pool::start(owner, network))
-            .transpose();
-        let routes = Routes {
-            last_key: 0,
-            processes: Some(HashMap::new()),
-        };
-        let inner = Arc::new(Inner {
-            channel,
-            sending: Mutex::new(()),
-            routes: Mutex::new(routes),
-            network: pool.map_err(failed("start a thread for the network"))?,
-            filters: Mutex::new(Vec::new()),
-        });
-        let (sender, ended) = watch::channel(false);
-        tokio::spawn(events::listen(
-            Arc::clone(&inner),
-            listening,
-            launcher,
-            sender,
-        ));
-        Ok(Launcher { inner, ended })
+            .then(|| Pool::start(owner, network).map(Arc::new))
+            .transpose()
+            .map_err(failed("start a thread for the network"))?;
+        let live = listen(channel, process, network.clone()).await?;
+        Ok(Launcher {
+            options,
+            network,
+            live: Mutex::new(live),
+            starting: tokio::sync::Mutex::new(()),
+        })
     }
+}
+
+/// Starts another process after one that has died. The network is there still.
+pub(super) async fn again(
+    options: &LauncherOptions,
+    network: Option<Arc<Pool>>,
+) -> Result<Live, StartError> {
+    let (channel, process) = spawned(options, Sweep::Groups).await?;
+    listen(channel, process, network).await
+}
+
+/// What is cleared away before a process is started.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sweep {
+    Groups,
+    All,
+}
+
+async fn spawned(
+    options: &LauncherOptions,
+    sweep: Sweep,
+) -> Result<(Channel, OwnedFd), StartError> {
+    let options = options.clone();
+    let spawned = tokio::task::spawn_blocking(move || spawn(&options, sweep)).await;
+    spawned.map_err(|error| failed("prepare")(io::Error::other(error)))?
+}
+
+/// Waits until a process is ready, and listens to it from then on.
+async fn listen(
+    channel: Channel,
+    process: OwnedFd,
+    network: Option<Arc<Pool>>,
+) -> Result<Live, StartError> {
+    let listening = channel.try_clone().and_then(crate::watch::watch);
+    let listening = listening.map_err(failed("watch its channel"))?;
+    let process = crate::watch::watch(process).map_err(failed("watch it"))?;
+    let ready = events::ready(&listening).await;
+    ready.map_err(failed("wait for it"))?;
+    let inner = Arc::new(Inner::new(channel, network));
+    let (sender, ended) = watch::channel(false);
+    tokio::spawn(events::listen(
+        Arc::clone(&inner),
+        listening,
+        process,
+        sender,
+    ));
+    Ok(Live { inner, ended })
 }
 
 fn failed(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
     move |source| StartError { what, source }
 }
 
-fn spawn(options: &LauncherOptions) -> Result<(Channel, OwnedFd), StartError> {
+fn spawn(options: &LauncherOptions, sweep: Sweep) -> Result<(Channel, OwnedFd), StartError> {
     let mount_point = options.state_dir.join("launcher");
     std::fs::create_dir_all(&mount_point).map_err(failed("make its directory"))?;
     let lock = lock(&options.state_dir).map_err(failed("wait for an earlier one"))?;
-    sweep(&options.state_dir, &options.cgroup_parent)
-        .map_err(failed("clean up after an earlier one"))?;
+    let swept = match sweep {
+        Sweep::Groups => sweep_groups(&options.state_dir, &options.cgroup_parent),
+        Sweep::All => self::sweep(&options.state_dir, &options.cgroup_parent),
+    };
+    swept.map_err(failed("clean up after an earlier one"))?;
 
     let (ours, theirs) = Channel::pair().map_err(failed("make a channel"))?;
     // A process of a container can come to hold the launcher's executable, by `/proc/self/exe` for
@@ -146,6 +175,11 @@ fn lock(state_dir: &Path) -> io::Result<File> {
 /// # Errors
 /// When something can be neither killed nor removed.
 pub fn sweep(state_dir: &Path, cgroup_parent: &str) -> io::Result<()> {
+    sweep_groups(state_dir, cgroup_parent)?;
+    network::remove(&network::owner(state_dir))
+}
+
+fn sweep_groups(state_dir: &Path, cgroup_parent: &str) -> io::Result<()> {
     let path = group_path(state_dir, cgroup_parent);
     if !Parent::sweep(&path)? {
         let message = format!(
@@ -154,7 +188,7 @@ pub fn sweep(state_dir: &Path, cgroup_parent: &str) -> io::Result<()> {
         );
         return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
     }
-    network::remove(&network::owner(state_dir))
+    Ok(())
 }
 
 /// Where the control groups of a daemon are, relative to the hierarchies' roots.

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sched::CloneFlags;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus};
@@ -55,6 +56,7 @@ impl Server {
         // that has executed its program, may look into it.
         let not_dumpable = rustix::process::DumpableBehavior::NotDumpable;
         rustix::process::set_dumpable_behavior(not_dumpable)?;
+        allow_many_descriptors();
         let mut mask = SigSet::empty();
         mask.add(Signal::SIGCHLD);
         mask.thread_block()?;
@@ -166,7 +168,7 @@ impl Server {
         if network == NetworkPlan::Fresh {
             flags |= libc::CLONE_NEWNET;
         }
-        let forked = sys::process::fork(flags, group.as_ref().and_then(Group::v2));
+        let forked = fork(flags, group.as_ref());
         let (pid, pidfd) = match forked {
             Ok(Fork::Child) => container::become_container(
                 &self.world,
@@ -217,7 +219,7 @@ impl Server {
         };
         // Makes children of this process, not itself, be born in the container's pid namespace.
         nix::sched::setns(pidfd, CloneFlags::CLONE_NEWPID)?;
-        let forked = sys::process::fork(0, group.as_ref().and_then(Group::v2));
+        let forked = fork(0, group.as_ref());
         if let Ok(Fork::Child) = forked {
             process::join_container(pidfd, group.as_ref(), &slots, plan, descriptors);
         }
@@ -291,5 +293,20 @@ impl Server {
             self.reap()?;
         }
         self.world.end()
+    }
+}
+
+/// Forks, straight into the group where that is possible.
+fn fork(flags: i32, group: Option<&Group>) -> io::Result<Fork> {
+    let dir = group.map(Group::v2).transpose()?.flatten();
+    sys::process::fork(flags, dir.as_ref().map(AsFd::as_fd))
+}
+
+/// Descriptors are what runs out first: each container costs one here for as long as it runs. The
+/// limits of containers come with their plans.
+fn allow_many_descriptors() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // Where it is refused there will be fewer containers.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
 }

@@ -47,7 +47,7 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// Starts the thread, which first makes the bridge.
+    /// Starts the thread, which makes the bridge when there is a need for it.
     pub(crate) fn start(owner: String, options: NetworkOptions) -> std::io::Result<Pool> {
         let (requests, received) = channel();
         let own = requests.clone();
@@ -64,11 +64,17 @@ impl Pool {
         let _ = self.requests.send(Request::Take(sender));
         receiver.await.unwrap_or(Err(NetworkError::Disabled))
     }
+
+    /// Lets go of what is ready and makes nothing any more.
+    pub(crate) fn stop(&self) {
+        // An error means that it has stopped.
+        let _ = self.requests.send(Request::Stop);
+    }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        let _ = self.requests.send(Request::Stop);
+        self.stop();
     }
 }
 
@@ -80,6 +86,8 @@ struct Worker {
     requests: Sender<Request>,
     received: Receiver<Request>,
     made: u32,
+    /// How many namespaces are to be ready. None until the first is asked for, unless told so.
+    stock: usize,
 }
 
 impl Worker {
@@ -90,7 +98,9 @@ impl Worker {
         received: Receiver<Request>,
     ) -> Worker {
         let (bridge, ready, made) = (None, VecDeque::new(), 0);
+        let stock = if options.eager { options.pool_size } else { 0 };
         Worker {
+            stock,
             owner,
             options,
             bridge,
@@ -107,7 +117,7 @@ impl Worker {
             let request = match self.received.try_recv() {
                 Ok(request) => Some(request),
                 Err(TryRecvError::Disconnected) => return,
-                Err(TryRecvError::Empty) if self.ready.len() < self.options.pool_size => None,
+                Err(TryRecvError::Empty) if self.ready.len() < self.stock => None,
                 Err(TryRecvError::Empty) => match self.received.recv() {
                     Ok(request) => Some(request),
                     Err(_) => return,
@@ -119,6 +129,9 @@ impl Worker {
                         Some(endpoint) => Ok(endpoint),
                         None => self.make(),
                     };
+                    if endpoint.is_ok() {
+                        self.stock = self.options.pool_size;
+                    }
                     // A caller that has gone drops the endpoint, which gives its address back.
                     let _ = to.send(endpoint);
                 }
@@ -133,7 +146,7 @@ impl Worker {
                     Err(error) => {
                         tracing::warn!(%error, "no network namespace could be made ahead");
                         // The next who asks gets the error, or luck.
-                        self.options.pool_size = 0;
+                        self.stock = 0;
                     }
                 },
             }

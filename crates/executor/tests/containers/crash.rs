@@ -167,3 +167,64 @@ fn a_killed_daemon_takes_its_containers_and_networks_along() {
 fn what_a_killed_launcher_leaves_is_swept() {
     check(true);
 }
+
+/// The number of the launcher, which is the parent of a container's first process.
+fn launcher_of(container: &executor::Container) -> sys::pidfd::Process {
+    let pid = container.pid().unwrap();
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    sys::pidfd::Process::open(status(&text)["PPid"].parse().unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn a_killed_launcher_takes_its_containers_along_and_is_replaced() {
+    let machine = Machine::with_network(true).await;
+    let sleep = || {
+        let run = machine.run(&["sleep", "1000"]);
+        run.with(|run| run.network = Network::Bridge)
+    };
+    for _ in 0..2 {
+        let container = sleep().start().await.unwrap();
+        launcher_of(&container).kill().unwrap();
+        let error = container.wait().await.unwrap_err();
+        assert_eq!(error.to_string(), "the container launcher has ended");
+        let spec = executor::spec::step(crate::fixture::step(&["true"])).unwrap();
+        let process = spec.process().as_ref().unwrap();
+        let error = container.exec(process, executor::Stdio::Null).await;
+        assert!(error.is_err());
+
+        let script = "ping -c1 -W2 $(ip route | awk '/default/ {print $3}') >/dev/null && echo on";
+        let run = machine
+            .shell(script)
+            .with(|run| run.network = Network::Bridge);
+        assert_eq!(run.text().await, "on\n");
+    }
+    let state = machine.dir.path().join("state");
+    let container = sleep().start().await.unwrap();
+    let owner = owner(container.pid().unwrap());
+    drop(container);
+    machine.launcher.shutdown().await;
+    assert!(
+        !links().contains(&format!("drydock {owner}")),
+        "{}",
+        links()
+    );
+    assert!(!groups().iter().any(|path| path.ends_with(&owner)));
+    sweep(&state, "drydock-test").unwrap();
+}
+
+#[tokio::test]
+async fn containers_asked_for_at_once_share_the_launcher_that_replaces_a_killed_one() {
+    let machine = Machine::start().await;
+    let container = machine.run(&["sleep", "1000"]).start().await.unwrap();
+    launcher_of(&container).kill().unwrap();
+    container.wait().await.unwrap_err();
+    let start = || async { machine.run(&["sleep", "1000"]).start().await.unwrap() };
+    let (one, two, three) = tokio::join!(start(), start(), start());
+    let parent = |container: &executor::Container| {
+        let pid = container.pid().unwrap();
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        status(&text)["PPid"].to_owned()
+    };
+    assert_eq!(parent(&one), parent(&two));
+    assert_eq!(parent(&one), parent(&three));
+}

@@ -128,6 +128,29 @@ async fn recursive_stubs_leave_no_trace() {
 }
 
 #[tokio::test]
+async fn mount_points_of_the_kernels_filesystems_stay() {
+    let machine = Machine::start().await;
+    let image = machine.dir.path().join("image");
+    for dir in ["proc", "sys", "dev"] {
+        fs::remove_dir(image.join(dir)).unwrap();
+    }
+    let rootfs = machine.rootfs("bare");
+    let mount = rootfs.mount();
+    let run = machine.run(&["true"]).with(|run| {
+        run.rootfs = Some(mount);
+        run.mounts = vec![file("hosts\n", "/etc/hosts")];
+        run.stubs = Stubs::Recursive;
+    });
+    run.text().await;
+    // As BuildKit leaves them, whose layers are compared with ours.
+    let left = |dir: &str| fs::read_dir(rootfs.upper.join(dir)).map(Iterator::count);
+    for dir in ["proc", "sys", "dev"] {
+        assert_eq!(left(dir).unwrap(), 0, "{dir}");
+    }
+    assert!(!rootfs.upper.join("etc/hosts").exists());
+}
+
+#[tokio::test]
 async fn links_in_the_image_never_lead_a_mount_out() {
     let machine = Machine::start().await;
     let outside = tempfile::tempdir().unwrap();

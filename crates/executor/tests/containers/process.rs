@@ -222,6 +222,9 @@ async fn limits_of_a_process_apply() {
         });
     });
     assert_eq!(run.text().await, "77\n99\n");
+    let own = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
+    let text = machine.shell("ulimit -n; ulimit -Hn").text().await;
+    assert_eq!(text, format!("{}\n{}\n", own.0, own.1));
 }
 
 #[tokio::test]
@@ -293,13 +296,13 @@ async fn a_dropped_container_is_killed_with_all_it_started() {
 }
 
 #[tokio::test]
-async fn a_hundred_containers_run_at_once() {
+async fn two_hundred_containers_run_at_once() {
     let machine = std::sync::Arc::new(Machine::start().await);
     let mut all = tokio::task::JoinSet::new();
-    for number in 0..100 {
+    for number in 0..200 {
         let machine = std::sync::Arc::clone(&machine);
         all.spawn(async move {
-            let script = format!("echo {number}; sleep 0.3; exit {number}");
+            let script = format!("echo {number}; sleep 0.5; exit {number}");
             let (output, exit) = machine.shell(&script).output().await;
             assert_eq!((output, exit), (format!("{number}\n"), exited(number)));
         });
@@ -307,4 +310,48 @@ async fn a_hundred_containers_run_at_once() {
     while let Some(done) = all.join_next().await {
         done.unwrap();
     }
+}
+
+#[tokio::test]
+async fn what_the_first_process_leaves_behind_ends_with_it() {
+    let machine = Machine::start().await;
+    // Both children have the output open, and one has a session of its own.
+    let script = "sleep 1001 & setsid sh -c 'trap \"\" TERM HUP; sleep 1002' & echo up; exit 6";
+    let (output, exit) = machine.shell(script).output().await;
+    assert_eq!((output.as_str(), exit), ("up\n", exited(6)));
+}
+
+#[tokio::test]
+async fn a_further_process_ends_before_what_it_leaves_behind() {
+    let machine = Machine::start().await;
+    let container = machine.run(&["sleep", "1003"]).start().await.unwrap();
+    let spec = executor::spec::step(crate::fixture::step(&["sh", "-c", "sleep 1004 & exit 7"]));
+    let spec = spec.unwrap().process().clone().unwrap();
+    let pipes = Stdio::Pipes { stdin: false };
+    let mut process = container.exec(&spec, pipes).await.unwrap();
+    assert_eq!(process.wait().await.unwrap(), exited(7));
+    // Its child has the output still, and its new parent is the container's first process.
+    let mut stdout = process.stdout.take().unwrap();
+    let mut buffer = [0; 1];
+    let early = std::time::Duration::from_millis(50);
+    let read = tokio::time::timeout(early, stdout.read(&mut buffer)).await;
+    assert!(read.is_err(), "{read:?}");
+    container.kill().unwrap();
+    assert_eq!(stdout.read(&mut buffer).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn much_output_arrives_whole_and_slow_readers_are_waited_for() {
+    const BYTES: usize = 10 << 20;
+    let machine = Machine::start().await;
+    let script = format!("head -c {BYTES} /dev/zero & head -c {BYTES} /dev/zero >&2; wait");
+    let mut container = machine.shell(&script).start().await.unwrap();
+    // The first process cannot end before its output has gone somewhere.
+    let early = std::time::Duration::from_millis(50);
+    let ended = tokio::time::timeout(early, container.wait()).await;
+    assert!(ended.is_err(), "{ended:?}");
+    let (stdout, stderr) = (container.stdout.take(), container.stderr.take());
+    let (stdout, stderr) = tokio::join!(read(stdout), read(stderr));
+    assert_eq!((stdout.len(), stderr.len()), (BYTES, BYTES));
+    assert_eq!(container.wait().await.unwrap(), exited(0));
 }

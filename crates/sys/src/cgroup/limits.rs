@@ -1,10 +1,9 @@
 //! Limits of a group, in the units of version 1, which are those of the OCI runtime spec.
 
 use std::io;
-use std::os::fd::AsFd;
 
 use super::hierarchy::Version;
-use super::{Group, Part, write};
+use super::{Group, Part};
 
 /// What a group may use; `None` leaves the kernel's default, which is no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,7 +44,7 @@ impl Group {
         }
         if let Some(pids) = limits.pids {
             let part = self.needed("pids")?;
-            write(part.dir.as_fd(), "pids.max", &or_max(pids))?;
+            part.write("pids.max", &or_max(pids))?;
         }
         if limits.uses_cpu() {
             self.needed("cpu")
@@ -56,7 +55,7 @@ impl Group {
             ("cpuset.mems", &limits.cpuset_mems),
         ] {
             if let Some(value) = value {
-                write(self.needed("cpuset")?.dir.as_fd(), file, value)?;
+                self.needed("cpuset")?.write(file, value)?;
             }
         }
         Ok(())
@@ -71,7 +70,7 @@ impl Group {
 }
 
 fn limit_memory(part: &Part, limits: &Limits) -> io::Result<()> {
-    let set = |file: &str, value: &str| write(part.dir.as_fd(), file, value);
+    let set = |file: &str, value: &str| part.write(file, value);
     match part.version {
         Version::One => {
             if let Some(memory) = limits.memory_bytes {
@@ -101,7 +100,7 @@ fn limit_memory(part: &Part, limits: &Limits) -> io::Result<()> {
 }
 
 fn limit_cpu(part: &Part, limits: &Limits) -> io::Result<()> {
-    let set = |file: &str, value: &str| write(part.dir.as_fd(), file, value);
+    let set = |file: &str, value: &str| part.write(file, value);
     match part.version {
         Version::One => {
             if let Some(shares) = limits.cpu_shares {
