@@ -6,9 +6,8 @@
 //! described with the code: `header.rs` for one file, `Nodes::fold` in `tree.rs` for a directory,
 //! and `select.rs` for selections by wildcards and patterns.
 //!
-//! A [`Tree`] reads only what is asked for and remembers it. [`Tree::look_again`] looks again
-//! at what may have changed; a file that is the same inode, with the same size, time of last
-//! change, owner and mode, is not read again.
+//! A [`Tree`] reads only what is asked for and remembers it. [`Tree::after`] is for a tree of which
+//! it is known what has changed.
 
 mod hash;
 mod header;
@@ -76,7 +75,7 @@ impl ChecksumError {
 /// What is known of the content of one tree.
 ///
 /// Selecting takes the root each time, so that a tree can be kept while nothing is mounted. It must
-/// be the root of the same tree, unchanged; [`Tree::look_again`] is for one that may have changed.
+/// be the root of the same tree, unchanged; [`Tree::after`] is for one that was changed.
 #[derive(Debug, Default)]
 pub struct Tree {
     nodes: Mutex<Nodes>,
@@ -88,20 +87,21 @@ impl Tree {
         Tree::default()
     }
 
-    /// Looks again at all that is known, as the tree may have changed: the digest of the whole tree
-    /// of `root` as it is now, as [`Tree::select_all`] gives it, and what is known of it then.
-    ///
-    /// Files must have been replaced, not written to: new content that has the size and time of
-    /// the old may be missed in the same inode. Others may look again at the same time, also at
-    /// other roots.
-    pub fn look_again(&self, root: &RootDir) -> Result<(Digest, Tree), ChecksumError> {
-        let mut nodes = self.lock();
-        nodes.refresh();
+    /// The digest of the whole tree of `root`, as [`Tree::select_all`] gives it, and what is known
+    /// of it then, where it is this tree but for what is at the paths `changed`: made, replaced,
+    /// changed or removed. What is below a path need not be named if the path was removed.
+    pub fn after<'a>(
+        &self,
+        root: &RootDir,
+        changed: impl IntoIterator<Item = &'a Path>,
+    ) -> Result<(Digest, Tree), ChecksumError> {
+        let mut nodes = self.lock().clone();
+        for path in changed {
+            nodes.forget_at(path);
+        }
         let digest = select::select(&mut nodes, root, &Selector::default())?;
-        let known = Tree {
-            nodes: Mutex::new(nodes.clone()),
-        };
-        Ok((combined(&[digest]), known))
+        let nodes = Mutex::new(nodes);
+        Ok((combined(&[digest]), Tree { nodes }))
     }
 
     /// The digest of what `selector` selects in the tree of `root`.

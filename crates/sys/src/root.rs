@@ -20,7 +20,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
 
 pub use entry::DirEntry;
 pub use metadata::{FileKind, Metadata};
@@ -192,10 +192,11 @@ impl RootDir {
     pub fn stat(&self, path: &Path, follow: Follow) -> io::Result<Metadata> {
         if follow == Follow::Yes {
             let found = self.resolve(path, Follow::Yes)?;
-            return metadata_of(found.as_fd(), "", AtFlags::EMPTY_PATH);
+            return Ok(Metadata::from(&rustix::fs::fstat(&found)?));
         }
         let place = self.place(path)?;
-        metadata_of(place.dir.as_fd(), place.name, AtFlags::SYMLINK_NOFOLLOW)
+        let stat = rustix::fs::statat(&place.dir, place.name, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(Metadata::from(&stat))
     }
 
     /// Whether `path` exists; a dangling link does.
@@ -504,16 +505,6 @@ fn reopen_regular(found: &OwnedFd, flags: OFlags) -> io::Result<File> {
 }
 
 /// The name under which this process reaches what `fd` has open.
-fn metadata_of(
-    dir: BorrowedFd<'_>,
-    name: impl rustix::path::Arg,
-    flags: AtFlags,
-) -> io::Result<Metadata> {
-    let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
-    let stat = rustix::fs::statx(dir, name, flags, wanted)?;
-    Ok(Metadata::from(&stat))
-}
-
 fn proc_path(fd: &impl AsRawFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }

@@ -31,6 +31,14 @@ impl Digests {
         tree
     }
 
+    /// What is known of `id`, if anything is.
+    pub(crate) fn known(&self, id: Digest) -> Option<Arc<Tree>> {
+        let mut trees = self.lock();
+        let tree = take(&mut trees, id)?;
+        put(&mut trees, id, tree.clone());
+        Some(tree)
+    }
+
     /// Remembers what is known of `id`.
     pub(crate) fn learn(&self, id: Digest, tree: Tree) {
         let mut trees = self.lock();
@@ -40,12 +48,6 @@ impl Digests {
 
     fn lock(&self) -> MutexGuard<'_, Trees> {
         self.trees.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What is known of a client's directory, by the name under which it is kept. It is only good
-    /// for [`Tree::look_again`].
-    pub(crate) fn local(&self, key: &str) -> Arc<Tree> {
-        self.tree(Digest::of(format!("local {key}")))
     }
 }
 

@@ -1,5 +1,8 @@
 //! Sources: what an identifier stands for now, and bringing it in.
 
+mod noted;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -221,6 +224,7 @@ async fn local(
         ..ReceiveOptions::default()
     };
     let root = mutable.fs().map_err(Failure::host)?;
+    let before = noted::take(&mutable).map_err(Failure::host)?;
     let received = sessions
         .calls(&session)?
         .sync_dir(name, &include, &exclude, &follow, root, options)
@@ -237,15 +241,19 @@ async fn local(
         .item_edge(item(received.bytes, Some(SystemTime::now())))
         .await;
 
-    let tree = shared
-        .digests
-        .local(&format!("{name}:{hint}:{}", request.shared_key));
     let shared = shared.clone();
     let (name, job) = (name.to_owned(), request.job.clone());
     blocking(move || {
         let root = mutable.fs().map_err(Failure::host)?;
-        let (content, known) = tree.look_again(&root).map_err(Failure::host)?;
+        let tree = before.and_then(|id| shared.digests.known(id));
+        let changed = received.changed.iter().chain(&received.removed);
+        // Without knowledge of what was there before, all is looked at anyway.
+        let (content, known) = tree
+            .unwrap_or_default()
+            .after(&root, changed.map(PathBuf::as_path))
+            .map_err(Failure::host)?;
         let id = Digest::of(format!("drydock local source\0{content}"));
+        noted::note(&mutable, id).map_err(Failure::host)?;
         let description = format!("local source for {name}");
         let stored = mutable
             .freeze(id, meta(description))

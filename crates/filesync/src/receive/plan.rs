@@ -384,13 +384,16 @@ impl Planner {
         let device = stat
             .device()
             .ok_or_else(|| refused(&path, "its device has no number"))?;
-        if existing.is_some() {
-            self.clear(&path)?;
-        }
         if kind == FileKind::CharDevice && device == 0 {
             // An overlay whiteout: where layers are stacked it shows as nothing, and it must not
             // hide what another layer has.
-            return Ok(());
+            return match existing {
+                Some(_) => self.remove(&path),
+                None => Ok(()),
+            };
+        }
+        if existing.is_some() {
+            self.clear(&path)?;
         }
         self.touch();
         let write = || {

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use oci::Digest;
 use sys::root::RootDir;
@@ -25,10 +24,6 @@ const WORTH_A_THREAD: usize = 8;
 /// More threads than this wait for the disk and for each other.
 const MAX_THREADS: usize = 16;
 
-/// The kernel's clock for file times ticks every few milliseconds. A file changed within the tick
-/// in which it was digested may change again and look the same, so such a digest is not reused.
-const CLOCK_TICK_NS: i64 = 20_000_000;
-
 /// Files in one directory.
 pub(super) struct Job {
     /// The directory that holds them.
@@ -37,20 +32,12 @@ pub(super) struct Job {
     pub(super) ids: Vec<Id>,
 }
 
-/// The digest of a file's header and content.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Own {
-    pub(super) digest: Digest,
-    /// The file may have changed since without showing it.
-    pub(super) racy: bool,
-}
-
 /// Digests all files of `jobs`.
 pub(super) fn hash_all(
     root: &RootDir,
     nodes: &Nodes,
     jobs: Vec<Job>,
-) -> Result<Vec<(Id, Own)>, ChecksumError> {
+) -> Result<Vec<(Id, Digest)>, ChecksumError> {
     let batches: Vec<(&Path, &[Id])> = jobs
         .iter()
         .flat_map(|job| job.ids.chunks(BATCH).map(|ids| (job.dir.as_path(), ids)))
@@ -70,7 +57,6 @@ pub(super) fn hash_all(
         batches: &batches,
         next: AtomicUsize::new(0),
         failed: AtomicBool::new(false),
-        changed_before: now_ns().saturating_sub(CLOCK_TICK_NS),
     };
     if threads <= 1 {
         return pool.run();
@@ -108,12 +94,10 @@ struct Pool<'a> {
     batches: &'a [(&'a Path, &'a [Id])],
     next: AtomicUsize,
     failed: AtomicBool,
-    /// A digest of a file changed later than this is racy.
-    changed_before: i64,
 }
 
 impl Pool<'_> {
-    fn run(&self) -> Result<Vec<(Id, Own)>, ChecksumError> {
+    fn run(&self) -> Result<Vec<(Id, Digest)>, ChecksumError> {
         let mut hasher = FileHasher::new();
         let mut taken = Vec::new();
         while !self.failed.load(Ordering::Relaxed) {
@@ -134,7 +118,7 @@ impl Pool<'_> {
         hasher: &mut FileHasher,
         dir: &Path,
         ids: &[Id],
-        taken: &mut Vec<(Id, Own)>,
+        taken: &mut Vec<(Id, Digest)>,
     ) -> Result<(), ChecksumError> {
         let opened = self.root.open_dir(dir).map_err(ChecksumError::read(dir))?;
         for id in ids {
@@ -147,16 +131,8 @@ impl Pool<'_> {
             let digest = hasher
                 .digest(&opened, name, &node.metadata, node.link.as_deref())
                 .map_err(ChecksumError::read(&join(dir, name)))?;
-            let racy = node.metadata.ctime_ns.max(node.metadata.mtime_ns) >= self.changed_before;
-            taken.push((*id, Own { digest, racy }));
+            taken.push((*id, digest));
         }
         Ok(())
     }
-}
-
-fn now_ns() -> i64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }

@@ -9,7 +9,7 @@ use oci::{Digest, Hasher};
 use sys::root::{FileKind, Follow, Metadata, RootDir};
 
 use super::ChecksumError;
-use super::hash::{Job, Own, hash_all};
+use super::hash::{Job, hash_all};
 use crate::path::join;
 
 /// A node by its place among all nodes.
@@ -24,10 +24,6 @@ pub(super) struct Nodes {
     nodes: Vec<Node>,
     /// Places of nodes that are gone.
     free: Vec<Id>,
-    /// What was listed in an earlier generation may have changed since.
-    generation: u32,
-    /// The generation in which the root was looked at.
-    rooted: Option<u32>,
 }
 
 /// One entry of the tree.
@@ -38,7 +34,7 @@ pub(super) struct Node {
     /// The target, if it is a symbolic link.
     pub(super) link: Option<PathBuf>,
     /// The digest of the header and, for a regular file, of the content.
-    own: Option<Own>,
+    own: Option<Digest>,
     /// What is in it, if it is a directory.
     dir: Option<Dir>,
 }
@@ -46,12 +42,12 @@ pub(super) struct Node {
 /// What is in a directory.
 #[derive(Clone, Debug, Default)]
 struct Dir {
-    /// When it was listed; `None` if never.
-    listed: Option<u32>,
+    /// Whether `entries` are known.
+    listed: bool,
     /// Sorted by the bytes of their names.
     entries: Vec<Id>,
-    /// The digest of all of it, and when it was taken.
-    contents: Option<(u32, Digest)>,
+    /// The digest of all of it.
+    contents: Option<Digest>,
 }
 
 impl Node {
@@ -73,32 +69,35 @@ impl Node {
     pub(super) fn is_dir(&self) -> bool {
         self.metadata.kind == FileKind::Dir
     }
-
-    /// Takes over the digest of the same entry seen earlier, if nothing that counts can have
-    /// changed since.
-    fn inherit(&mut self, before: &Node) {
-        let (then, now) = (&before.metadata, &self.metadata);
-        // A file that only got or lost a name has another time of change, but the one inode.
-        let unchanged = then.ctime_ns == now.ctime_ns
-            || (then.born_ns.is_some() && then.born_ns == now.born_ns);
-        let same = unchanged
-            && then.ino == now.ino
-            && then.dev == now.dev
-            && then.mtime_ns == now.mtime_ns
-            && then.size == now.size
-            && then.kind == now.kind
-            && then.mode == now.mode
-            && (then.uid, then.gid) == (now.uid, now.gid);
-        if same {
-            self.own = before.own.filter(|own| !own.racy);
-        }
-    }
 }
 
 impl Nodes {
-    /// Makes everything be looked at again.
-    pub(super) fn refresh(&mut self) {
-        self.generation = self.generation.wrapping_add(1);
+    /// Makes what is at `path`, and all digests that depend on it, be looked at again.
+    pub(super) fn forget_at(&mut self, path: &Path) {
+        if self.nodes.is_empty() {
+            return;
+        }
+        let mut id = ROOT;
+        let mut names = path.iter().peekable();
+        while let Some(name) = names.next() {
+            let Some(dir) = &mut self.nodes[id.0].dir else {
+                return;
+            };
+            dir.contents = None;
+            let last = names.peek().is_none();
+            dir.listed &= !last;
+            let entry = self.find(id, name);
+            if let Some(entry) = entry.filter(|_| last) {
+                let node = &mut self.nodes[entry.0];
+                node.own = None;
+                if let Some(dir) = &mut node.dir {
+                    dir.contents = None;
+                }
+            }
+            // What is in a directory that is not known is not known either.
+            let Some(entry) = entry else { return };
+            id = entry;
+        }
     }
 
     pub(super) fn node(&self, id: Id) -> &Node {
@@ -115,27 +114,17 @@ impl Nodes {
 
     /// The digest of a file, or of a directory's header, that [`Nodes::hash`] has taken.
     pub(super) fn own(&self, id: Id) -> Option<Digest> {
-        self.nodes[id.0].own.map(|own| own.digest)
+        self.nodes[id.0].own
     }
 
     /// The root of the tree.
     pub(super) fn root(&mut self, root: &RootDir) -> Result<Id, ChecksumError> {
-        if self.rooted == Some(self.generation) {
-            return Ok(ROOT);
+        if self.nodes.is_empty() {
+            let metadata = root
+                .stat(Path::new(""), Follow::No)
+                .map_err(ChecksumError::read(Path::new("")))?;
+            self.nodes.push(Node::new(OsString::new(), metadata, None));
         }
-        let metadata = root
-            .stat(Path::new(""), Follow::No)
-            .map_err(ChecksumError::read(Path::new("")))?;
-        let mut node = Node::new(OsString::new(), metadata, None);
-        match self.nodes.first_mut() {
-            None => self.nodes.push(node),
-            Some(before) => {
-                node.inherit(before);
-                node.dir = before.dir.take().or(node.dir);
-                *before = node;
-            }
-        }
-        self.rooted = Some(self.generation);
         Ok(ROOT)
     }
 
@@ -151,19 +140,22 @@ impl Nodes {
             return Ok(None);
         }
         self.list(root, path, id)?;
-        let entries = self.entries(id);
-        let found = entries.binary_search_by(|entry| self.node(*entry).name.as_os_str().cmp(name));
-        Ok(found.ok().map(|at| entries[at]))
+        Ok(self.find(id, name))
     }
 
-    /// Lists the directory at `path` if that was not done in this generation, keeping what is
-    /// known of entries that have not changed.
+    /// The entry `name` among those that are known of a directory.
+    fn find(&self, id: Id, name: &OsStr) -> Option<Id> {
+        let entries = self.entries(id);
+        let found = entries.binary_search_by(|entry| self.node(*entry).name.as_os_str().cmp(name));
+        found.ok().map(|at| entries[at])
+    }
+
+    /// Lists the directory at `path` if that is still to be done, keeping what is known of entries.
     fn list(&mut self, root: &RootDir, path: &Path, id: Id) -> Result<(), ChecksumError> {
-        let generation = self.generation;
         let Some(dir) = &mut self.nodes[id.0].dir else {
             return Ok(());
         };
-        if dir.listed == Some(generation) {
+        if dir.listed {
             return Ok(());
         }
         let found = read_entries(root, path).map_err(ChecksumError::read(path))?;
@@ -178,7 +170,7 @@ impl Nodes {
             match before.next_if(|old| self.nodes[old.0].name == node.name) {
                 Some(old) if self.nodes[old.0].is_dir() == node.is_dir() => {
                     let known = &mut self.nodes[old.0];
-                    node.inherit(known);
+                    node.own = known.own;
                     node.dir = known.dir.take().or(node.dir);
                     *known = node;
                     entries.push(old);
@@ -193,7 +185,7 @@ impl Nodes {
         before.for_each(|gone| self.forget(gone));
         if let Some(dir) = &mut self.nodes[id.0].dir {
             dir.entries = entries;
-            dir.listed = Some(generation);
+            dir.listed = true;
             dir.contents = None;
         }
         Ok(())
@@ -274,15 +266,14 @@ impl Nodes {
             }
         }
         let taken = hash_all(root, self, missing)?;
-        for (id, own) in taken {
-            self.nodes[id.0].own = Some(own);
+        for (id, digest) in taken {
+            self.nodes[id.0].own = Some(digest);
         }
         Ok(())
     }
 
     fn contents(&self, id: Id) -> Option<Digest> {
-        let (taken, digest) = self.node(id).dir.as_ref()?.contents?;
-        (taken == self.generation).then_some(digest)
+        self.node(id).dir.as_ref()?.contents
     }
 
     /// Takes the digest of a directory with all in it, from the digests of its parts: over NUL and
@@ -300,9 +291,8 @@ impl Nodes {
                 hasher.update(digest.to_string());
             }
         }
-        let generation = self.generation;
         if let Some(dir) = &mut self.nodes[id.0].dir {
-            dir.contents = Some((generation, hasher.finish()));
+            dir.contents = Some(hasher.finish());
         }
     }
 

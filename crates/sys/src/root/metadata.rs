@@ -1,6 +1,6 @@
 //! What a file is.
 
-use rustix::fs::{FileType, Statx, StatxFlags, StatxTimestamp};
+use rustix::fs::{FileType, Stat};
 
 /// The kind of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,8 +38,6 @@ pub struct Metadata {
     pub mtime_ns: i64,
     /// When its inode was last changed, in nanoseconds since 1970.
     pub ctime_ns: i64,
-    /// When its inode was made, in nanoseconds since 1970, if the filesystem knows.
-    pub born_ns: Option<i64>,
     /// The device that it stands for, if it is one; see [`Metadata::device`].
     pub rdev: u64,
     /// How many names it has.
@@ -69,31 +67,34 @@ impl Metadata {
     }
 }
 
-impl From<&Statx> for Metadata {
-    fn from(stat: &Statx) -> Metadata {
-        let mode = u32::from(stat.stx_mode);
-        let born = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
+impl From<&Stat> for Metadata {
+    fn from(stat: &Stat) -> Metadata {
         Metadata {
-            kind: FileKind::of_mode(mode),
-            mode: mode & 0o7777,
-            uid: stat.stx_uid,
-            gid: stat.stx_gid,
-            size: stat.stx_size,
-            mtime_ns: nanoseconds(&stat.stx_mtime),
-            ctime_ns: nanoseconds(&stat.stx_ctime),
-            born_ns: born.then(|| nanoseconds(&stat.stx_btime)),
-            rdev: rustix::fs::makedev(stat.stx_rdev_major, stat.stx_rdev_minor),
-            nlink: stat.stx_nlink.into(),
-            ino: stat.stx_ino,
-            dev: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
-            allocated: stat.stx_blocks.saturating_mul(512),
+            kind: FileKind::of_mode(stat.st_mode),
+            mode: stat.st_mode & 0o7777,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            mtime_ns: nanoseconds(stat.st_mtime, i128::from(stat.st_mtime_nsec)),
+            ctime_ns: nanoseconds(stat.st_ctime, i128::from(stat.st_ctime_nsec)),
+            rdev: stat.st_rdev,
+            #[allow(
+                clippy::useless_conversion,
+                reason = "the link count is 32 bits wide on some architectures"
+            )]
+            nlink: stat.st_nlink.into(),
+            ino: stat.st_ino,
+            dev: stat.st_dev,
+            allocated: u64::try_from(stat.st_blocks)
+                .unwrap_or(0)
+                .saturating_mul(512),
         }
     }
 }
 
 /// Times outside of what 64 bits of nanoseconds hold (the years 1677 to 2262) stop at the end.
-fn nanoseconds(time: &StatxTimestamp) -> i64 {
-    let all = i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec);
+fn nanoseconds(seconds: impl Into<i128>, rest: i128) -> i64 {
+    let all = seconds.into() * 1_000_000_000 + rest;
     i64::try_from(all).unwrap_or(if all < 0 { i64::MIN } else { i64::MAX })
 }
 

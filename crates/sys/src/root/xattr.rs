@@ -1,17 +1,20 @@
 //! Extended attributes, never through a link.
 //!
 //! There is no `*xattrat` before Linux 6.13, so a file is named by the magic link of its opened
-//! parent plus one component, and the `l*xattr` calls do not follow that component.
+//! parent plus one component, and the `l*xattr` calls do not follow that component. Only the names
+//! are listed by the new call where it is there: most files have none, and a walk asks each.
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
+use rustix::path::Arg as _;
 
 use super::{Place, RootDir, proc_path};
 
@@ -26,25 +29,10 @@ impl RootDir {
     /// none.
     pub fn xattrs(&self, path: &Path) -> io::Result<BTreeMap<OsString, Vec<u8>>> {
         let place = self.place(path)?;
-        let file = place.proc_path();
-        let mut found = BTreeMap::new();
-        let names = match grow(|buffer| rustix::fs::llistxattr(&file, buffer)) {
-            Ok(names) => names,
-            Err(Errno::NOTSUP) => return Ok(found),
-            Err(error) => return Err(error.into()),
-        };
-        for name in names
-            .split(|byte| *byte == 0)
-            .filter(|name| !name.is_empty())
-        {
-            match grow(|buffer| rustix::fs::lgetxattr(&file, name, buffer)) {
-                Ok(value) => drop(found.insert(OsString::from_vec(name.to_vec()), value)),
-                // Removed since it was listed, or listed but not readable for anyone.
-                Err(Errno::NODATA | Errno::NOTSUP) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(found)
+        collect(
+            |buffer| place.list_xattrs(buffer),
+            |name, buffer| rustix::fs::lgetxattr(place.proc_path(), name, buffer),
+        )
     }
 
     /// The extended attribute `name` of `path`, which is not followed.
@@ -125,7 +113,47 @@ fn collect(
     Ok(found)
 }
 
+/// `listxattrat` has this number on all architectures.
+const SYS_LISTXATTRAT: libc::c_long = 465;
+
+/// The kernel, or who filters its calls, does not know `listxattrat`.
+static NO_LISTXATTRAT: AtomicBool = AtomicBool::new(false);
+
 impl Place<'_> {
+    /// The names of the extended attributes, each with a NUL after it.
+    fn list_xattrs(&self, buffer: &mut [u8]) -> Result<usize, Errno> {
+        if !NO_LISTXATTRAT.load(Ordering::Relaxed) {
+            match self
+                .name
+                .into_with_c_str(|name| self.listxattrat(name, buffer))
+            {
+                // The last is what some filters of system calls answer.
+                Err(Errno::NOSYS | Errno::PERM) => NO_LISTXATTRAT.store(true, Ordering::Relaxed),
+                listed => return listed,
+            }
+        }
+        rustix::fs::llistxattr(self.proc_path(), buffer)
+    }
+
+    fn listxattrat(&self, name: &CStr, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let dir = self.dir.as_fd();
+        // SAFETY: the kernel reads `name` up to its NUL, which `CStr` guarantees, and writes at most
+        // `buffer.len()` bytes to `buffer`, which is borrowed mutably. `dir` is borrowed, so its
+        // descriptor stays open.
+        let length = unsafe {
+            libc::syscall(
+                SYS_LISTXATTRAT,
+                dir.as_raw_fd(),
+                name.as_ptr(),
+                libc::AT_SYMLINK_NOFOLLOW,
+                buffer.as_mut_ptr(),
+                buffer.len(),
+            )
+        };
+        usize::try_from(length)
+            .map_err(|_| Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO))
+    }
+
     fn proc_path(&self) -> PathBuf {
         proc_path(&self.dir.as_fd()).join(self.name)
     }
