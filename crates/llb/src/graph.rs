@@ -1,7 +1,8 @@
 //! A checked graph.
 
+use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -166,9 +167,9 @@ impl Graph {
     /// # Errors
     /// Anything in it that is not legal.
     pub fn new(definition: &Definition) -> Result<Graph, DecodeError> {
-        let mut ops = Ops::receive(definition)?;
+        let ops = Ops::receive(definition)?;
         let result = ops.result;
-        let order = ops.order()?;
+        let order = ops.in_order()?;
         let mut graph = Graph {
             vertices: DiGraph::with_capacity(order.len(), order.len()),
             by_digest: HashMap::with_capacity(order.len()),
@@ -180,11 +181,7 @@ impl Graph {
                 .unwrap_or_default(),
             source: definition.source.clone(),
         };
-        for digest in order {
-            let (raw, received) = ops
-                .received
-                .remove(&digest)
-                .ok_or(DecodeError::MissingInput(digest))?;
+        for (digest, raw, received) in order {
             let metadata = definition
                 .metadata
                 .get(&digest)
@@ -401,9 +398,10 @@ impl Graph {
 
 /// The ops of a definition, parsed but not checked.
 struct Ops {
-    received: HashMap<Digest, (Bytes, Received)>,
-    /// As in the definition, without repetitions and without the last.
-    digests: Vec<Digest>,
+    /// As in the definition, without repetitions. An op is taken out when it is added to the graph.
+    received: Vec<(Digest, Bytes, Received)>,
+    /// Where in `received` an op is. The last op, which only names the result, is not in here.
+    by_digest: HashMap<Digest, usize>,
     result: Input,
 }
 
@@ -412,74 +410,109 @@ impl Ops {
         if definition.ops.len() > Graph::MAX_OPS {
             return Err(DecodeError::TooMany(definition.ops.len()));
         }
-        let mut received = HashMap::with_capacity(definition.ops.len());
-        let mut digests = Vec::with_capacity(definition.ops.len());
+        let mut received = Vec::with_capacity(definition.ops.len());
+        let mut by_digest = HashMap::with_capacity(definition.ops.len());
         let mut last = None;
         for raw in &definition.ops {
             let digest = Digest::of(raw);
             last = Some(digest);
-            if let Entry::Vacant(entry) = received.entry(digest) {
-                entry.insert((raw.clone(), decode::receive(raw)?));
-                digests.push(digest);
+            if let Entry::Vacant(entry) = by_digest.entry(digest) {
+                entry.insert(received.len());
+                received.push((digest, raw.clone(), decode::receive(raw)?));
             }
         }
         let last = last.ok_or(DecodeError::Empty)?;
         if received.len() < 2 {
             return Err(DecodeError::TooFew(received.len()));
         }
-        let terminal = received.remove(&last);
-        let result = terminal.and_then(|(_, op)| op.inputs.first().copied());
-        digests.retain(|digest| *digest != last);
+        let terminal = by_digest.remove(&last);
+        let result = terminal.and_then(|at| received[at].2.inputs.first().copied());
         Ok(Ops {
             received,
-            digests,
+            by_digest,
             result: result.ok_or(DecodeError::NoResult)?,
         })
     }
 
-    /// What the result depends on, each op after its inputs: in the order of the definition if
-    /// that is such an order.
-    fn order(&self) -> Result<Vec<Digest>, DecodeError> {
+    /// What the result depends on, each op after its inputs, otherwise as in the definition.
+    fn in_order(self) -> Result<Vec<(Digest, Bytes, Received)>, DecodeError> {
         let reachable = self.reachable()?;
-        let mut graph: DiGraph<Digest, ()> = DiGraph::with_capacity(reachable.len(), 0);
-        let mut nodes = HashMap::with_capacity(reachable.len());
-        let mut order = Vec::with_capacity(reachable.len());
-        for &digest in self
-            .digests
-            .iter()
-            .filter(|digest| reachable.contains(digest))
-        {
-            nodes.insert(digest, graph.add_node(digest));
-            order.push(digest);
-        }
-        let mut is_sorted = true;
-        for (digest, &node) in &nodes {
-            for input in &self.received[digest].1.inputs {
-                let from = nodes[&input.digest];
-                is_sorted &= from < node;
-                graph.add_edge(from, node, ());
-            }
-        }
-        if is_sorted {
-            return Ok(order);
-        }
-        let sorted = petgraph::algo::toposort(&graph, None)
-            .map_err(|cycle| DecodeError::Loop(graph[cycle.node_id()]))?;
-        Ok(sorted.into_iter().map(|node| graph[node]).collect())
+        let order = if self.is_sorted(&reachable)? {
+            (0..self.received.len())
+                .filter(|at| reachable[*at])
+                .collect()
+        } else {
+            self.sort(&reachable)?
+        };
+        let mut received: Vec<Option<_>> = self.received.into_iter().map(Some).collect();
+        // Each position is there once.
+        Ok(order
+            .into_iter()
+            .filter_map(|at: usize| received[at].take())
+            .collect())
     }
 
-    fn reachable(&self) -> Result<HashSet<Digest>, DecodeError> {
-        let mut reachable = HashSet::new();
-        let mut stack = vec![self.result.digest];
-        while let Some(digest) = stack.pop() {
-            let (_, op) = self
-                .received
-                .get(&digest)
-                .ok_or(DecodeError::MissingInput(digest))?;
-            if reachable.insert(digest) {
-                stack.extend(op.inputs.iter().map(|input| input.digest));
+    fn position(&self, digest: &Digest) -> Result<usize, DecodeError> {
+        let at = self.by_digest.get(digest).copied();
+        at.ok_or(DecodeError::MissingInput(*digest))
+    }
+
+    fn inputs(&self, at: usize) -> impl Iterator<Item = Result<usize, DecodeError>> {
+        let inputs = self.received[at].2.inputs.iter();
+        inputs.map(|input| self.position(&input.digest))
+    }
+
+    fn reachable(&self) -> Result<Vec<bool>, DecodeError> {
+        let mut reachable = vec![false; self.received.len()];
+        let mut stack = vec![self.position(&self.result.digest)?];
+        while let Some(at) = stack.pop() {
+            if !std::mem::replace(&mut reachable[at], true) {
+                for input in self.inputs(at) {
+                    stack.push(input?);
+                }
             }
         }
         Ok(reachable)
+    }
+
+    fn is_sorted(&self, reachable: &[bool]) -> Result<bool, DecodeError> {
+        for at in (0..self.received.len()).filter(|at| reachable[*at]) {
+            for input in self.inputs(at) {
+                if input? >= at {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn sort(&self, reachable: &[bool]) -> Result<Vec<usize>, DecodeError> {
+        let mut missing = vec![0_usize; self.received.len()];
+        let mut users = vec![Vec::new(); self.received.len()];
+        let mut ready = BinaryHeap::new();
+        for at in (0..self.received.len()).filter(|at| reachable[*at]) {
+            for input in self.inputs(at) {
+                users[input?].push(at);
+                missing[at] += 1;
+            }
+            if missing[at] == 0 {
+                ready.push(Reverse(at));
+            }
+        }
+        let mut order = Vec::with_capacity(self.received.len());
+        while let Some(Reverse(at)) = ready.pop() {
+            order.push(at);
+            for &user in &users[at] {
+                missing[user] -= 1;
+                if missing[user] == 0 {
+                    ready.push(Reverse(user));
+                }
+            }
+        }
+        // That would take an op that holds its own digest.
+        match missing.iter().position(|missing| *missing > 0) {
+            Some(stuck) => Err(DecodeError::Loop(self.received[stuck].0)),
+            None => Ok(order),
+        }
     }
 }

@@ -9,8 +9,6 @@
 //! fields as in [`crate::Op::encode`]: field 1 the normalized op, field 2 (exec only) the platform.
 //! Encoding of `selector`: sha256 over the strings of its selectors, each after its length.
 
-use std::collections::BTreeSet;
-
 use oci::{Digest, Hasher, Platform, RootedPath};
 
 use crate::decode::InvalidOp;
@@ -354,17 +352,24 @@ fn dedupe(selectors: Vec<Selector>) -> Vec<Selector> {
 
 /// The paths that are not below another one, sorted.
 fn outermost<'a>(paths: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
-    let all: BTreeSet<&str> = paths.collect();
-    let is_below_another = |path: &str| {
-        path.match_indices('/').any(|(at, _)| {
-            let parent = &path[..at];
-            at + 1 < path.len() && (all.contains(parent) || all.contains(&path[..=at]))
-        })
-    };
-    all.iter()
-        .copied()
-        .filter(|path| !is_below_another(path))
-        .collect()
+    let mut all: Vec<&str> = paths.collect();
+    // By components: what is below a path follows it at once.
+    all.sort_unstable_by(|one, other| one.split('/').cmp(other.split('/')));
+    all.dedup();
+    let mut kept: Vec<&str> = Vec::with_capacity(all.len());
+    for path in all {
+        if kept.last().is_none_or(|last| !is_below(path, last)) {
+            kept.push(path);
+        }
+    }
+    kept.sort_unstable();
+    kept
+}
+
+fn is_below(path: &str, parent: &str) -> bool {
+    let parent = parent.strip_suffix('/').unwrap_or(parent);
+    let rest = path.strip_prefix(parent);
+    rest.is_some_and(|rest| rest.len() > 1 && rest.starts_with('/'))
 }
 
 fn selector_digest<'a>(strings: impl Iterator<Item = &'a str>) -> Digest {

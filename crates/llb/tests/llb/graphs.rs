@@ -240,6 +240,25 @@ fn a_graph_holds_what_its_result_needs_inputs_first() {
 }
 
 #[test]
+fn ops_that_come_before_their_inputs_are_moved_and_no_others() {
+    let mut b = Builder::default();
+    let sources: Vec<_> = (0..4)
+        .map(|number| b.source(&format!("docker-image://{number}")))
+        .collect();
+    let step = b.exec(&sources[..1], exec("sh", vec![root()]));
+    let mut inputs = vec![step];
+    inputs.extend(&sources);
+    let indices = (0..5).map(Some).collect();
+    let merge = b.op(&inputs, OpKind::Merge(MergeOp { inputs: indices }));
+    let mut definition = b.finish(merge);
+    definition.ops[..5].reverse();
+    let graph = Graph::new(&definition).unwrap();
+    let order: Vec<_> = graph.vertices().map(|vertex| vertex.digest()).collect();
+    let [s0, s1, s2, s3] = [0, 1, 2, 3].map(|number: usize| sources[number].digest);
+    assert_eq!(order, [s3, s2, s1, s0, step.digest, merge.digest]);
+}
+
+#[test]
 fn vertices_are_named_as_the_client_says_or_by_what_they_do() {
     let mut b = Builder::default();
     let base = b.source("docker-image://a");

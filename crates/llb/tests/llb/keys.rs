@@ -200,6 +200,21 @@ fn several_mounts_of_one_input_select_their_outermost_paths() {
 }
 
 #[test]
+fn what_begins_like_a_path_is_not_below_it() {
+    let mounts = ["/a.b", "/a/b/c", "/a/b", "/a.b/c", "/a-b", "/b"].map(bind);
+    let keying = exec_keying(exec("make", [vec![root()], mounts.into()].concat()));
+    let expected = vec!["/a-b", "/a.b", "/a/b", "/b"];
+    assert_eq!(paths(&keying, 1), Some(expected));
+}
+
+#[test]
+fn a_path_of_many_components_costs_no_more_than_its_length() {
+    let deep = "/a".repeat(1 << 20);
+    let keying = exec_keying(exec("make", vec![root(), bind(&deep), bind("/b")]));
+    assert_eq!(paths(&keying, 1), Some(vec![deep.as_str(), "/b"]));
+}
+
+#[test]
 fn a_moved_source_of_a_copy_has_the_same_key_but_another_selector() {
     let (one, two) = (file_keying(copy("/a/file")), file_keying(copy("/b/file")));
     assert_eq!(one.op_key, two.op_key);

@@ -239,11 +239,13 @@ impl Job {
         }
         let keying = state.vertex.keying();
         let by_content = keying.inputs.iter().zip(&state.inputs);
-        let slots: BTreeSet<SlotIx> = by_content
+        let mut slots: Vec<SlotIx> = by_content
             .filter(|(input, _)| input.content.is_some())
             .map(|(_, slot)| *slot)
             .collect();
-        slots.into_iter().collect()
+        slots.sort_unstable();
+        slots.dedup();
+        slots
     }
 
     pub(super) fn work(&mut self, work: Work, shared: &mut Shared) {

@@ -7,6 +7,8 @@
 //! A demand is held by a question (`RequestState::Making`), by each vertex in `Making::Deps` for
 //! each of its deps, and by each vertex in `Naming::Content` for each of its content slots.
 
+use std::collections::HashSet;
+
 use super::job::{Job, Kind, Making, Naming, Presence, Told};
 use super::{Asked, Effect, News, OpNo, Outcome, Shared, SlotIx, VertexIx, Work, misfit};
 use crate::{ErrorClass, OpError, SolveError};
@@ -93,13 +95,19 @@ impl Job {
     /// Asks whether a slot is there, and all below it of which that is not known.
     fn look(&mut self, slot: SlotIx, shared: &mut Shared) {
         let mut stack = vec![slot];
+        // Where a chain of aliases forks at each, there are more ways than can be walked.
+        let mut aliases = HashSet::new();
         while let Some(slot) = stack.pop() {
             let state = self.slot(slot);
             let vertex = self.v(state.vertex);
             if state.presence != Presence::Unknown {
                 continue;
             }
-            if !vertex.kind.is_alias() {
+            if vertex.kind.is_alias() {
+                if !aliases.insert(state.vertex) {
+                    continue;
+                }
+            } else {
                 match vertex.id {
                     // It is just being made: no need to ask.
                     Some(id) if shared.task(&id).is_some() => {
@@ -356,12 +364,14 @@ impl Job {
     /// Forgets that a slot is there: it will be looked for before it is used again.
     pub(super) fn doubt(&mut self, slot: SlotIx, shared: &mut Shared) {
         let mut stack = vec![slot];
+        let mut aliases = HashSet::new();
         while let Some(slot) = stack.pop() {
             if self.slot(slot).is_satisfied() {
                 self.set_presence(slot, Presence::Unknown, shared);
             }
-            let vertex = self.v(self.slot(slot).vertex);
-            if vertex.kind.is_alias() {
+            let index = self.slot(slot).vertex;
+            let vertex = self.v(index);
+            if vertex.kind.is_alias() && aliases.insert(index) {
                 stack.extend(vertex.deps.iter().copied());
             }
         }

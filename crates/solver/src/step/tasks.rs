@@ -208,7 +208,8 @@ impl Job {
         let state = self.v(vertex);
         let id = state.id?;
         let input = |slot| {
-            let is_used = state.deps.contains(slot);
+            // The deps of what is run are sorted.
+            let is_used = state.deps.binary_search(slot).is_ok();
             self.slot(*slot).id.filter(|_| is_used)
         };
         let inputs = state.inputs.iter().map(input).collect();
