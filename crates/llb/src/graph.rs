@@ -167,26 +167,28 @@ impl Graph {
     /// # Errors
     /// Anything in it that is not legal.
     pub fn new(definition: &Definition) -> Result<Graph, DecodeError> {
-        let ops = Ops::receive(definition)?;
+        let metadata = |digest: &Digest| definition.metadata.get(digest).cloned();
+        Graph::check(&definition.ops, definition.source.clone(), metadata)
+    }
+
+    /// `metadata` is asked for each vertex once.
+    fn check(
+        ops: &[Bytes],
+        source: Option<SourceMap>,
+        mut metadata: impl FnMut(&Digest) -> Option<OpMetadata>,
+    ) -> Result<Graph, DecodeError> {
+        let ops = Ops::receive(ops)?;
         let result = ops.result;
         let order = ops.in_order()?;
         let mut graph = Graph {
             vertices: DiGraph::with_capacity(order.len(), order.len()),
             by_digest: HashMap::with_capacity(order.len()),
             result,
-            result_metadata: definition
-                .metadata
-                .get(&Digest::of(encode_terminal(result)))
-                .cloned()
-                .unwrap_or_default(),
-            source: definition.source.clone(),
+            result_metadata: metadata(&Digest::of(encode_terminal(result))).unwrap_or_default(),
+            source,
         };
         for (digest, raw, received) in order {
-            let metadata = definition
-                .metadata
-                .get(&digest)
-                .cloned()
-                .unwrap_or_default();
+            let metadata = metadata(&digest).unwrap_or_default();
             graph.add(digest, raw, received, metadata)?;
         }
         graph.require_output(result)?;
@@ -198,7 +200,9 @@ impl Graph {
     /// # Errors
     /// Anything in it that is not legal.
     pub fn from_definition(definition: &pb::Definition) -> Result<Graph, DecodeError> {
-        Graph::new(&Definition::from_pb(definition.clone())?)
+        let mut definition = Definition::from_pb(definition.clone())?;
+        let metadata = |digest: &Digest| definition.metadata.remove(digest);
+        Graph::check(&definition.ops, definition.source, metadata)
     }
 
     /// Adds a vertex whose inputs have been added.
@@ -406,14 +410,14 @@ struct Ops {
 }
 
 impl Ops {
-    fn receive(definition: &Definition) -> Result<Ops, DecodeError> {
-        if definition.ops.len() > Graph::MAX_OPS {
-            return Err(DecodeError::TooMany(definition.ops.len()));
+    fn receive(ops: &[Bytes]) -> Result<Ops, DecodeError> {
+        if ops.len() > Graph::MAX_OPS {
+            return Err(DecodeError::TooMany(ops.len()));
         }
-        let mut received = Vec::with_capacity(definition.ops.len());
-        let mut by_digest = HashMap::with_capacity(definition.ops.len());
+        let mut received = Vec::with_capacity(ops.len());
+        let mut by_digest = HashMap::with_capacity(ops.len());
         let mut last = None;
-        for raw in &definition.ops {
+        for raw in ops {
             let digest = Digest::of(raw);
             last = Some(digest);
             if let Entry::Vacant(entry) = by_digest.entry(digest) {

@@ -92,7 +92,18 @@ impl Builder {
             platform: None,
             constraints: None,
         };
-        let digest = self.0.push(&op, OpMetadata::default());
+        // As much is said about each op of a Dockerfile.
+        let name = (
+            "llb.customname".to_owned(),
+            "[1/1] RUN a command".to_owned(),
+        );
+        let caps = ["constraints", "file.base", "meta.description", "platform"];
+        let metadata = OpMetadata {
+            description: [name].into(),
+            caps: caps.map(|cap| (cap.to_owned(), true)).into(),
+            ..OpMetadata::default()
+        };
+        let digest = self.0.push(&op, metadata);
         Input { digest, output: 0 }
     }
 
