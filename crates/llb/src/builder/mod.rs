@@ -1,4 +1,4 @@
-//! Writing graphs in Rust: states in, a [`Definition`] out.
+//! Writing graphs in Rust: states in, a [`crate::Definition`] out.
 //!
 //! The ops, their order and their metadata are those that BuildKit's `client/llb` makes of the
 //! same calls, byte for byte, since digests depend on them. A [`Builder`] owns the vertices; a
