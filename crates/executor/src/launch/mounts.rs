@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::FileType;
+use rustix::fs::{FileType, Mode};
 use sys::cgroup::Group;
 use sys::mount::{Attr, Attributes, Bind, MountFd};
 use sys::root::{FileKind, Follow, RootDir};
@@ -62,9 +62,6 @@ pub(super) fn assemble(
     for mount in &plan.mounts {
         let done = place(world, &root, mount, group, descriptors);
         step(&format!("mount `{}`", mount.destination), done)?;
-        if mount.destination == "/dev" {
-            step("make the standard devices", standard_devices(&root))?;
-        }
     }
     for device in &plan.devices {
         step(
@@ -125,6 +122,9 @@ fn place(
                 .map(|(key, value)| (key.as_str(), value.as_deref()))
                 .collect();
             let mount = sys::mount::filesystem(kind, &options, *flags)?;
+            if plan.destination == "/dev" {
+                standard_devices(&mount)?;
+            }
             mount.attach_to(mount_point(root, path, true)?.as_fd())
         }
         MountSource::ControlGroups { readonly } => group.map_or(Ok(()), |group| {
@@ -227,35 +227,29 @@ fn control_groups(
     Ok(())
 }
 
-/// The nodes and links every container has in its `/dev`.
-fn standard_devices(root: &RootDir) -> io::Result<()> {
-    let node = |path: &str, major, minor| DevicePlan {
-        path: path.to_owned(),
-        block: false,
-        major,
-        minor,
-        mode: 0o666,
-        uid: 0,
-        gid: 0,
-    };
-    for (path, major, minor) in [
-        ("/dev/null", 1, 3),
-        ("/dev/zero", 1, 5),
-        ("/dev/full", 1, 7),
-        ("/dev/random", 1, 8),
-        ("/dev/urandom", 1, 9),
-        ("/dev/tty", 5, 0),
+/// The nodes and links every container has in its `/dev`, made before anybody else sees it: no name
+/// in it leads anywhere yet.
+fn standard_devices(dev: &MountFd) -> io::Result<()> {
+    for (name, major, minor) in [
+        ("null", 1, 3),
+        ("zero", 1, 5),
+        ("full", 1, 7),
+        ("random", 1, 8),
+        ("urandom", 1, 9),
+        ("tty", 5, 0),
     ] {
-        make_device(root, &node(path, major, minor))?;
+        // There is no mask on modes here, see `container::run`.
+        let (kind, mode) = (FileType::CharacterDevice, Mode::from_raw_mode(0o666));
+        rustix::fs::mknodat(dev, name, kind, mode, rustix::fs::makedev(major, minor))?;
     }
-    for (path, target) in [
-        ("/dev/fd", "/proc/self/fd"),
-        ("/dev/stdin", "/proc/self/fd/0"),
-        ("/dev/stdout", "/proc/self/fd/1"),
-        ("/dev/stderr", "/proc/self/fd/2"),
-        ("/dev/ptmx", "pts/ptmx"),
+    for (name, target) in [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+        ("ptmx", "pts/ptmx"),
     ] {
-        root.symlink(Path::new(target), Path::new(path))?;
+        rustix::fs::symlinkat(target, dev, name)?;
     }
     Ok(())
 }

@@ -230,8 +230,11 @@ async fn limits_of_a_process_apply() {
 #[tokio::test]
 async fn further_processes_run_in_the_container_and_end_with_it() {
     let machine = Machine::start().await;
-    let script = "echo $$ > /started; trap 'exit 4' TERM; while :; do sleep 0.05; done";
-    let container = machine.shell(script).start().await.unwrap();
+    let script = "trap 'exit 4' TERM; echo $$ > /started; echo up; while :; do sleep 0.05; done";
+    let mut container = machine.shell(script).start().await.unwrap();
+    let mut up = [0; 3];
+    let stdout = container.stdout.as_mut().unwrap();
+    stdout.read_exact(&mut up).await.unwrap();
     let exec = |args: &[&str]| {
         let spec = executor::spec::step(crate::fixture::step(args)).unwrap();
         spec.process().clone().unwrap()
