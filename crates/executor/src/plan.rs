@@ -7,6 +7,7 @@ mod capabilities;
 mod mounts;
 
 use std::collections::HashSet;
+use std::path::{Component, Path, PathBuf};
 
 use nix::sys::resource::{Resource, getrlimit};
 use oci_spec::runtime::{
@@ -84,6 +85,7 @@ pub(crate) struct Lowered {
     pub(crate) plan: ContainerPlan,
     pub(crate) limits: LimitsPlan,
     pub(crate) devices: DevicePolicy,
+    pub(crate) parent: Option<String>,
     pub(crate) seccomp: Option<LinuxSeccomp>,
 }
 
@@ -126,6 +128,7 @@ pub(crate) fn container(
         plan,
         limits: limits(spec),
         devices: device_policy(spec)?,
+        parent: cgroup_parent(spec)?,
         seccomp: linux.and_then(|linux| linux.seccomp().clone()),
     })
 }
@@ -278,6 +281,28 @@ fn device_policy(spec: &Spec) -> Result<DevicePolicy, SpecError> {
     } else {
         Ok(DevicePolicy::Listed(listed))
     }
+}
+
+/// The spec's path is taken as that of a directory in which the group is made: with a name of its
+/// own, two containers never share one.
+fn cgroup_parent(spec: &Spec) -> Result<Option<String>, SpecError> {
+    let linux = spec.linux().as_ref();
+    let Some(path) = linux.and_then(|linux| linux.cgroups_path().as_ref()) else {
+        return Ok(None);
+    };
+    let path = path
+        .to_str()
+        .ok_or(SpecError::NotUtf8("linux.cgroupsPath"))?;
+    let path = cgroup_path(path);
+    Ok((!path.as_os_str().is_empty()).then(|| path.display().to_string()))
+}
+
+/// A configured directory of control groups, relative to the hierarchies' roots. Of systemd's
+/// notation, `slice:prefix:name`, only the slice counts here.
+pub(crate) fn cgroup_path(text: &str) -> PathBuf {
+    let path = Path::new(text.split(':').next().unwrap_or_default());
+    let normal = |component: &Component<'_>| matches!(component, Component::Normal(_));
+    path.components().filter(normal).collect()
 }
 
 fn limits(spec: &Spec) -> LimitsPlan {

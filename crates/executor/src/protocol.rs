@@ -22,9 +22,7 @@ pub(crate) enum Request {
     /// Make a container. The plan of it follows in the message.
     Create {
         key: u64,
-        group: String,
-        limits: LimitsPlan,
-        devices: DevicePolicy,
+        group: Box<GroupPlan>,
         network: NetworkPlan,
         slots: Slots,
     },
@@ -43,8 +41,20 @@ pub(crate) struct Configuration {
     pub(crate) cgroup: String,
     /// A directory of our own that can be mounted on.
     pub(crate) mount_point: String,
+    /// A file that lists directories for control groups that are not the daemon's.
+    pub(crate) parents: String,
     /// What marks bridges and packet filters as this daemon's.
     pub(crate) owner: String,
+}
+
+/// A control group to be made.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct GroupPlan {
+    pub(crate) name: String,
+    /// The directory it is made in, if not the daemon's.
+    pub(crate) parent: Option<String>,
+    pub(crate) limits: LimitsPlan,
+    pub(crate) devices: DevicePolicy,
 }
 
 /// Which devices a container may open.

@@ -213,6 +213,15 @@ pub fn container(step: StepSpec, options: RunOptions) -> Result<Spec, SpecError>
     Ok(spec.build()?)
 }
 
+/// Makes the container's control group below `parent`, a directory relative to the hierarchies'
+/// roots, whose limits then hold for it. Without one, or if `parent` is empty, it is below the
+/// daemon's.
+pub fn set_cgroup_parent(spec: &mut Spec, parent: &str) {
+    if let Some(linux) = spec.linux_mut() {
+        linux.set_cgroups_path((!parent.is_empty()).then(|| PathBuf::from(parent)));
+    }
+}
+
 fn process(
     step: StepSpec,
     held: HashSet<Capability>,

@@ -22,7 +22,7 @@ use crate::container::{Container, ExitReceiver, Process, Running};
 use crate::error::{CreateError, LostError, SpecError};
 use crate::network::{Network, NetworkError, Pool};
 use crate::plan::{self, Lowered};
-use crate::protocol::{Bundle, NetworkPlan, Report, Request, Slots, encode};
+use crate::protocol::{Bundle, GroupPlan, NetworkPlan, Report, Request, Slots, encode};
 use crate::stdio::{Input, Output, Stdio, Streams, Terminal};
 use crate::stubs::{Missing, Stubs};
 
@@ -134,13 +134,15 @@ impl Inner {
             .transpose()?;
         let (report, slots) = slots(&mut bundle, &mut streams, filter.as_deref(), Some(rootfs))?;
         let (key, started, exit) = self.expect(missing)?;
-        let group = group_name(&id, key);
-        let (limits, devices) = (lowered.limits, lowered.devices);
+        let group = Box::new(GroupPlan {
+            name: group_name(&id, key),
+            parent: lowered.parent,
+            limits: lowered.limits,
+            devices: lowered.devices,
+        });
         let request = Request::Create {
             key,
             group,
-            limits,
-            devices,
             network,
             slots,
         };

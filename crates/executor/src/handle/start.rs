@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,10 +20,14 @@ use super::{Inner, Launcher, LauncherOptions, Live, events};
 use crate::LAUNCHER_NAME;
 use crate::error::StartError;
 use crate::network::{self, Pool};
+use crate::plan;
 use crate::protocol::{Configuration, Request, encode};
 
 /// How long the launcher of a daemon that died may take to clean up.
 const LOCK_LIMIT: Duration = Duration::from_secs(20);
+
+/// In the state directory: directories for control groups that are not the daemon's, a line each.
+const PARENTS: &str = "cgroup-parents";
 
 /// Where programs for the network are looked for, if this process has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -145,6 +149,7 @@ fn spawn(options: &LauncherOptions, sweep: Sweep) -> Result<(Channel, OwnedFd), 
             .display()
             .to_string(),
         mount_point: mount_point.display().to_string(),
+        parents: options.state_dir.join(PARENTS).display().to_string(),
         owner: network::owner(&options.state_dir),
     };
     let message = encode(&Request::Configure(configuration), &()).map_err(io::Error::from);
@@ -180,23 +185,31 @@ pub fn sweep(state_dir: &Path, cgroup_parent: &str) -> io::Result<()> {
 }
 
 fn sweep_groups(state_dir: &Path, cgroup_parent: &str) -> io::Result<()> {
-    let path = group_path(state_dir, cgroup_parent);
-    if !Parent::sweep(&path)? {
-        let message = format!(
-            "processes in the control group `{}` do not end",
-            path.display()
-        );
-        return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
+    let mut paths = vec![group_path(state_dir, cgroup_parent)];
+    let others = state_dir.join(PARENTS);
+    match std::fs::read_to_string(&others) {
+        Ok(text) => paths.extend(text.lines().map(PathBuf::from)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
     }
-    Ok(())
+    for path in &paths {
+        if !Parent::sweep(path)? {
+            let message = format!(
+                "processes in the control group `{}` do not end",
+                path.display()
+            );
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
+        }
+    }
+    match std::fs::remove_file(&others) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Where the control groups of a daemon are, relative to the hierarchies' roots.
 fn group_path(state_dir: &Path, parent: &str) -> PathBuf {
-    // Of systemd's notation for a slice only the path counts here.
-    let parent = Path::new(parent.trim_end_matches(':'));
-    let normal = |component: &Component<'_>| matches!(component, Component::Normal(_));
-    let parent: PathBuf = parent.components().filter(normal).collect();
+    let parent = plan::cgroup_path(parent);
     let parent = if parent.as_os_str().is_empty() {
         PathBuf::from("drydock")
     } else {

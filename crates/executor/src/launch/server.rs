@@ -123,12 +123,10 @@ impl Server {
             Request::Create {
                 key,
                 group,
-                limits,
-                devices,
                 network,
                 slots,
             } => {
-                let group = self.world.group(&group, &limits.into(), &devices);
+                let group = self.world.group(*group);
                 (
                     key,
                     group.and_then(|group| {

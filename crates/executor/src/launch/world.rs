@@ -1,7 +1,8 @@
 //! The little the launcher sees of the machine, and what it has made there.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use nix::sched::CloneFlags;
@@ -9,7 +10,7 @@ use sys::cgroup::{Access, DeviceKind, DeviceRule, Group, Limits, Parent};
 use sys::mount::{Attr, Bind};
 
 use crate::network;
-use crate::protocol::{Configuration, DevicePolicy, DeviceRulePlan};
+use crate::protocol::{Configuration, DevicePolicy, DeviceRulePlan, GroupPlan};
 
 /// Where a root filesystem is attached while it is put together.
 pub(super) const NEW_ROOT: &str = "/rootfs";
@@ -38,6 +39,11 @@ pub(super) struct World {
     base: PathBuf,
     owner: String,
     host_mounts: File,
+    own_mounts: File,
+    /// The file that lists what is `elsewhere`.
+    parents: PathBuf,
+    /// Directories that hold groups of containers whose parent is not the daemon's.
+    elsewhere: BTreeSet<PathBuf>,
     standard: Option<Parent>,
     all: Option<Parent>,
     /// Holds a directory for each container with a list of devices of its own.
@@ -52,15 +58,20 @@ impl World {
         let standard = Parent::create(&base.join("standard"), Some(&standard_rules())).ok();
         let all = Parent::create(&base.join("all"), None).ok();
         let listed = Parent::create(&base.join("listed"), None).ok();
-        let world = World {
+        let own_mounts = || File::open("/proc/self/ns/mnt");
+        let mut world = World {
             base,
             owner: configuration.owner.clone(),
-            host_mounts: File::open("/proc/self/ns/mnt")?,
+            host_mounts: own_mounts()?,
+            own_mounts: own_mounts()?,
+            parents: PathBuf::from(&configuration.parents),
+            elsewhere: BTreeSet::new(),
             standard,
             all,
             listed,
         };
         world.leave_host(Path::new(&configuration.mount_point))?;
+        world.own_mounts = own_mounts()?;
         Ok(world)
     }
 
@@ -116,35 +127,74 @@ impl World {
             .is_some_and(|parent| parent.restricts_devices)
     }
 
-    /// Makes the control group of a container.
-    pub(super) fn group(
-        &self,
-        name: &str,
-        limits: &Limits,
-        devices: &DevicePolicy,
-    ) -> io::Result<Option<Group>> {
+    /// Makes the control group of a container. Without control groups there is none.
+    pub(super) fn group(&mut self, plan: GroupPlan) -> io::Result<Option<Group>> {
+        let GroupPlan {
+            name,
+            parent,
+            limits,
+            devices,
+        } = plan;
+        let limits = Limits::from(limits);
+        if let Some(parent) = parent {
+            let base = Path::new(&parent).join(&self.owner);
+            let make = |world: &mut World| world.elsewhere(&base, &name, &limits, &devices);
+            return self.at_host(make).map(Some);
+        }
         let nested;
-        let parent = match devices {
+        let parent = match &devices {
             DevicePolicy::Standard => self.standard.as_ref(),
             DevicePolicy::All => self.all.as_ref(),
             DevicePolicy::Listed(rules) => {
-                let rules = rules.iter().map(rule);
-                let rules: Vec<DeviceRule> = standard_rules().into_iter().chain(rules).collect();
                 let listed = self.listed.as_ref();
                 nested = listed
-                    .map(|listed| listed.nested(name, &rules))
+                    .map(|listed| listed.nested(&name, &with_standard(rules)))
                     .transpose()?;
                 nested.as_ref()
             }
         };
         match parent {
-            Some(parent) => parent.child(name, limits).map(Some),
-            None if *limits == Limits::default() => Ok(None),
+            Some(parent) => parent.child(&name, &limits).map(Some),
+            None if limits == Limits::default() => Ok(None),
             None => {
                 let message = "limits were asked for, but there are no control groups here";
                 Err(io::Error::new(io::ErrorKind::Unsupported, message))
             }
         }
+    }
+
+    /// Makes a group below `base`, in a directory that is not the daemon's. What is made there is
+    /// noted first, for whoever cleans up.
+    fn elsewhere(
+        &mut self,
+        base: &Path,
+        name: &str,
+        limits: &Limits,
+        devices: &DevicePolicy,
+    ) -> io::Result<Group> {
+        if !self.elsewhere.contains(base) {
+            let mut file = File::options()
+                .create(true)
+                .append(true)
+                .open(&self.parents)?;
+            writeln!(file, "{}", base.display())?;
+            self.elsewhere.insert(base.to_owned());
+        }
+        let (policy, rules) = match devices {
+            DevicePolicy::Standard => ("standard", Some(standard_rules())),
+            DevicePolicy::All => ("all", None),
+            DevicePolicy::Listed(rules) => (name, Some(with_standard(rules))),
+        };
+        Parent::create(&base.join(policy), rules.as_deref())?.child(name, limits)
+    }
+
+    /// Does something in the host's mount namespace.
+    fn at_host<T>(&mut self, work: impl FnOnce(&mut World) -> io::Result<T>) -> io::Result<T> {
+        nix::sched::setns(&self.host_mounts, CloneFlags::CLONE_NEWNS)?;
+        let result = work(self);
+        // Else the next container would begin with all mounts of the host.
+        let back = nix::sched::setns(&self.own_mounts, CloneFlags::CLONE_NEWNS);
+        back.map_err(io::Error::from).and(result)
     }
 
     /// Removes the group of a container that has ended; `false` means not yet.
@@ -186,7 +236,9 @@ impl World {
     /// Removes everything the launcher has made on the host. All containers have ended.
     pub(super) fn end(self) -> io::Result<()> {
         nix::sched::setns(&self.host_mounts, CloneFlags::CLONE_NEWNS)?;
-        Parent::sweep(&self.base)?;
+        for path in self.elsewhere.iter().chain([&self.base]) {
+            Parent::sweep(path)?;
+        }
         network::remove(&self.owner)
     }
 }
@@ -230,6 +282,11 @@ fn standard_rules() -> Vec<DeviceRule> {
         access: make,
     });
     rules
+}
+
+fn with_standard(rules: &[DeviceRulePlan]) -> Vec<DeviceRule> {
+    let rules = rules.iter().map(rule);
+    standard_rules().into_iter().chain(rules).collect()
 }
 
 fn rule(plan: &DeviceRulePlan) -> DeviceRule {

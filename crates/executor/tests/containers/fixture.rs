@@ -96,6 +96,7 @@ impl Machine {
             stdio: Stdio::Pipes { stdin: false },
             network: Network::None,
             stubs: Stubs::Leaves,
+            parent: String::new(),
         }
     }
 }
@@ -150,6 +151,8 @@ pub(crate) struct Run<'a> {
     pub(crate) stdio: Stdio,
     pub(crate) network: Network,
     pub(crate) stubs: Stubs,
+    /// Directory of its control group; empty: the launcher's.
+    pub(crate) parent: String,
 }
 
 impl Run<'_> {
@@ -160,6 +163,7 @@ impl Run<'_> {
 
     pub(crate) async fn start(self) -> Result<Container, CreateError> {
         let mut spec = executor::spec::container(self.step, self.run).unwrap();
+        executor::spec::set_cgroup_parent(&mut spec, &self.parent);
         if let Some(change) = self.change {
             change(&mut spec);
         }

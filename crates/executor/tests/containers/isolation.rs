@@ -1,5 +1,7 @@
 //! What a container sees of the world, and may do to it.
 
+use std::path::Path;
+
 use executor::spec::{Entitlement, Security};
 use executor::user::UserIds;
 use executor::{Exit, Network};
@@ -175,4 +177,40 @@ async fn sysctls_apply_to_the_container_only() {
     assert_eq!(run.text().await, "77\n");
     let here = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
     assert_eq!(here.trim(), "1024");
+}
+
+#[tokio::test]
+async fn a_container_can_have_the_limits_of_another_directory_of_groups() {
+    let machine = Machine::start().await;
+    let parent = format!("drydock-test-parent/{}", std::process::id());
+    let outer = Path::new("/sys/fs/cgroup/pids").join(&parent);
+    std::fs::create_dir_all(&outer).unwrap();
+    std::fs::write(outer.join("pids.max"), "1").unwrap();
+    let script = "cut -d: -f3 /proc/self/cgroup | grep -c '^/$'; sleep 0 & wait";
+    for place in [format!("/{parent}"), format!("{parent}:prefix:name")] {
+        let mut run = machine.shell(script);
+        run.parent = place;
+        let (text, _) = run.output().await;
+        assert!(text.contains("can't fork"), "{text}");
+    }
+    // The device policy holds there, too.
+    std::fs::write(outer.join("pids.max"), "max").unwrap();
+    let mut run = machine.shell("mknod /disk b 254 0 && head -c1 /disk 2>&1");
+    run.parent = parent.clone();
+    let (text, _) = run.output().await;
+    assert!(text.contains("Operation not permitted"), "{text}");
+    let below = || std::fs::read_dir(&outer).unwrap().flatten();
+    assert!(below().any(|entry| entry.path().is_dir()));
+    let lists = machine.dir.path().join("state/cgroup-parents");
+    assert!(
+        std::fs::read_to_string(&lists)
+            .unwrap()
+            .starts_with(&parent)
+    );
+    let dir = machine.dir;
+    machine.launcher.shutdown().await;
+    assert!(!below().any(|entry| entry.path().is_dir()));
+    executor::sweep(&dir.path().join("state"), "drydock-test").unwrap();
+    assert!(!lists.exists());
+    std::fs::remove_dir(outer).unwrap();
 }
