@@ -1,6 +1,7 @@
 //! The README's first command: a web application from its Dockerfile to its page.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -37,12 +38,9 @@ const PAGE_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) fn run() -> anyhow::Result<()> {
     needs::root_user()?;
     needs::install(needs::DEMO)?;
-    shell::run(&mut shell::cargo([
-        "build",
-        "--release",
-        "--package",
-        "drydock",
-    ]))?;
+    // The same profile as the tests': the two commands of the README build everything once.
+    let build = ["build", "--package", "drydock", "--locked"];
+    shell::run(&mut shell::cargo(build))?;
     let directory = shell::target().join("demo");
     let application = write_application(&directory)?;
     let mirror = match standin::hub_is_reachable() {
@@ -92,34 +90,34 @@ struct Drydock {
     program: PathBuf,
     state: PathBuf,
     config: PathBuf,
-    /// Short, as a socket's path must be.
-    run: tempfile::TempDir,
+    socket: PathBuf,
 }
 
 impl Drydock {
-    /// Begins with an empty state.
+    /// Begins with an empty state. A daemon that an interrupted demo left is stopped.
     fn new(directory: &Path, mirror: Option<&Mirror>) -> anyhow::Result<Drydock> {
-        let state = directory.join("state");
-        if state.exists() {
-            fs::remove_dir_all(&state).context("failed to clear the state of the last demo")?;
-        }
         let config = directory.join("drydockd.toml");
         fs::write(&config, mirror.map(Mirror::config).unwrap_or_default())?;
-        let program = shell::target().join("release/drydock");
-        let run = tempfile::tempdir().context("failed to make a directory for the socket")?;
-        Ok(Drydock {
-            program,
-            state,
+        let drydock = Drydock {
+            program: shell::target().join("debug/drydock"),
+            state: directory.join("state"),
             config,
-            run,
-        })
+            socket: socket(directory),
+        };
+        if drydock.socket.exists() {
+            drydock.run(&["daemon", "stop"])?;
+        }
+        if drydock.state.exists() {
+            fs::remove_dir_all(&drydock.state)
+                .context("failed to clear the state of the last demo")?;
+        }
+        Ok(drydock)
     }
 
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
-        let socket = self.run.path().join("drydock.sock");
         command
-            .env("DRYDOCK_HOST", format!("unix://{}", socket.display()))
+            .env("DRYDOCK_HOST", format!("unix://{}", self.socket.display()))
             .env("DRYDOCK_ROOT", &self.state)
             .env("DRYDOCK_CONFIG", &self.config);
         command
@@ -130,10 +128,22 @@ impl Drydock {
     }
 }
 
+/// A socket's path must be short, which the checkout's need not be; each checkout has its own.
+fn socket(directory: &Path) -> PathBuf {
+    let mut hasher = DefaultHasher::new();
+    directory.hash(&mut hasher);
+    let name = format!("drydock-demo-{:016x}", hasher.finish());
+    std::env::temp_dir().join(name).join("drydock.sock")
+}
+
 impl Drop for Drydock {
     fn drop(&mut self) {
         if let Err(error) = self.run(&["daemon", "stop"]) {
             eprintln!("error: {error:#}");
+        }
+        if let Some(directory) = self.socket.parent() {
+            // Only the lock of the start is left in it; a directory that stays harms nobody.
+            let _ = fs::remove_dir_all(directory);
         }
     }
 }

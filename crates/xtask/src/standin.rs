@@ -23,6 +23,9 @@ const REVISION: &str = "1";
 /// What the image has in common with the real one.
 const PACKAGES: &str = "python3,python3-pip,ca-certificates";
 
+/// Where this machine is no Debian.
+const FALLBACK_RELEASE: &str = "bookworm";
+
 /// Documentation and translations, which nobody reads here.
 const EXCLUDED: [&str; 5] = ["doc", "man", "info", "locale", "lintian"];
 
@@ -161,6 +164,9 @@ fn debootstrap(tar: &Path) -> anyhow::Result<()> {
     command.args(["--quiet", "--variant=apt", "--format=tar"]);
     command.arg(format!("--include={PACKAGES}"));
     command.arg("--aptopt=Apt::Install-Recommends \"false\"");
+    for option in apt_network()? {
+        command.arg(format!("--aptopt={option}"));
+    }
     for directory in EXCLUDED {
         command.arg(format!("--dpkgopt=path-exclude=/usr/share/{directory}/*"));
     }
@@ -173,23 +179,61 @@ fn debootstrap(tar: &Path) -> anyhow::Result<()> {
         "--customize-hook=if [ -e /{bundle} ]; then cp /{bundle} \"$1/{bundle}\"; fi"
     ));
     command.arg("--customize-hook=rm -rf \"$1\"/var/cache/apt/* \"$1\"/var/lib/apt/lists/*");
-    command.args([debian_suite().as_str()]).arg(tar);
+    let sources = apt_sources()?;
+    match sources.first() {
+        Some(first) => command.arg(&first.release).arg(tar),
+        None => command.arg(FALLBACK_RELEASE).arg(tar),
+    };
+    command.args(sources.iter().map(Source::line));
     shell::run(&mut command)
 }
 
-/// This machine's Debian release, or the one the demo was written on.
-fn debian_suite() -> String {
-    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let value = |key: &str| {
-        let line = release
-            .lines()
-            .find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-        line.map(|value| value.trim_matches('"').to_owned())
+/// A place with Debian packages.
+struct Source {
+    uri: String,
+    release: String,
+    component: String,
+}
+
+impl Source {
+    fn line(&self) -> String {
+        format!("deb {} {} {}", self.uri, self.release, self.component)
+    }
+}
+
+/// Where this machine gets its packages from, if it is a Debian: what it reaches, and no other.
+fn apt_sources() -> anyhow::Result<Vec<Source>> {
+    let format = "$(ORIGIN) $(REPO_URI) $(RELEASE) $(COMPONENT)";
+    let mut command = Command::new("apt-get");
+    command.args(["indextargets", "--format", format, "Identifier: Packages"]);
+    Ok(sources(&shell::output(&mut command)?))
+}
+
+/// Those of Debian's own in `text`, a line each.
+fn sources(text: &str) -> Vec<Source> {
+    let source = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (origin, uri) = (words.next()?, words.next()?);
+        let (release, component) = (words.next()?, words.next()?);
+        (origin == "Debian").then(|| Source {
+            uri: uri.to_owned(),
+            release: release.to_owned(),
+            component: component.to_owned(),
+        })
     };
-    let is_debian = value("ID").as_deref() == Some("debian");
-    value("VERSION_CODENAME")
-        .filter(|_| is_debian)
-        .unwrap_or_else(|| "bookworm".to_owned())
+    text.lines().filter_map(source).collect()
+}
+
+/// How this machine's apt reaches the network: proxies and authorities.
+fn apt_network() -> anyhow::Result<Vec<String>> {
+    let dump = shell::output(Command::new("apt-config").arg("dump"))?;
+    let is_network =
+        |line: &&str| line.starts_with("Acquire::http::") || line.starts_with("Acquire::https::");
+    Ok(dump
+        .lines()
+        .filter(is_network)
+        .map(|line| line.trim_end_matches(';').to_owned())
+        .collect())
 }
 
 fn architecture() -> anyhow::Result<&'static str> {
@@ -222,4 +266,21 @@ fn add_file(blobs: &Path, file: &Path, media: &str) -> anyhow::Result<Value> {
 pub(crate) fn free_address() -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("failed to find a port")?;
     listener.local_addr().context("failed to find a port")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_packages_of_debian_are_taken() {
+        let text = "Debian http://a/debian/ bookworm main\nOther http://b/ stable main\n\
+                    Debian http://a/security/ bookworm-security main\n\n";
+        let lines: Vec<String> = sources(text).iter().map(Source::line).collect();
+        let expected = [
+            "deb http://a/debian/ bookworm main",
+            "deb http://a/security/ bookworm-security main",
+        ];
+        assert_eq!(lines, expected);
+    }
 }
