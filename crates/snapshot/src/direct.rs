@@ -7,11 +7,14 @@
 //!
 //! No symbolic link is followed: where one is on the way, the caller mounts.
 
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{FileType, Mode, Stat};
+use rustix::fs::{FileType, Mode};
 use rustix::io::Errno;
 
 use crate::active::Active;
@@ -90,13 +93,13 @@ impl Active {
             let lower = self.inner.lower(&self.lower).map_err(io::Error::other)?;
             dirs.extend(lower.into_iter().rev());
         }
+        let own = dirs[0].clone();
         let mut walk = Walk {
             found: Found::Dir,
-            tops: vec![dirs[0].clone()],
+            tops: vec![own.clone()],
         };
         for name in names {
-            dirs.iter_mut().for_each(|dir| dir.push(name));
-            let (found, left) = merged(dirs)?;
+            let (found, left) = self.merged(&own, dirs, name)?;
             dirs = left;
             walk.found = found;
             match found {
@@ -106,41 +109,121 @@ impl Active {
         }
         Ok(Some(walk))
     }
+
+    /// What `name` is in the directories `dirs` that make up one, topmost first; of a directory, the
+    /// ones that make it up. `own` is this layer's root: only what is below it changes.
+    fn merged(
+        &self,
+        own: &Path,
+        dirs: Vec<PathBuf>,
+        name: &OsStr,
+    ) -> io::Result<(Found, Vec<PathBuf>)> {
+        let mut found = Vec::new();
+        for mut dir in dirs {
+            let kind = if dir.starts_with(own) {
+                look(&dir.join(name))?
+            } else {
+                self.inner.listings.kind(&dir, name)?
+            };
+            dir.push(name);
+            match kind {
+                None => {}
+                Some(Kind::Dir) => {
+                    let hides = is_opaque(&dir)?;
+                    found.push(dir);
+                    if hides {
+                        break;
+                    }
+                }
+                Some(Kind::Other) if found.is_empty() => return Ok((Found::Other, found)),
+                // Hides what is below it, and is hidden itself where a directory is above.
+                Some(Kind::Whiteout | Kind::Other) => break,
+            }
+        }
+        let what = if found.is_empty() {
+            Found::Missing
+        } else {
+            Found::Dir
+        };
+        Ok((what, found))
+    }
 }
 
-/// What a name is, given its path in each layer, topmost first; of a directory, the paths that make
-/// it up. The directories that hold the paths are known to be directories in each layer.
-fn merged(paths: Vec<PathBuf>) -> io::Result<(Found, Vec<PathBuf>)> {
-    let mut dirs = Vec::new();
-    for path in paths {
-        let stat = match rustix::fs::lstat(&path) {
-            Ok(stat) => stat,
-            Err(Errno::NOENT) => continue,
-            Err(error) => return Err(error.into()),
-        };
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => {
-                let hides = is_opaque(&path)?;
-                dirs.push(path);
-                if hides {
-                    break;
-                }
-            }
-            _ if dirs.is_empty() && !is_whiteout(&stat) => return Ok((Found::Other, dirs)),
-            // Hides what is below it, and is hidden itself where a directory is above.
-            _ => break,
+/// What an entry is to a lookup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Dir,
+    Whiteout,
+    Other,
+}
+
+/// Directories of committed layers with few entries, which most layers of a build are made of: what
+/// is in them never changes.
+#[derive(Debug, Default)]
+pub(crate) struct Listings(Mutex<HashMap<PathBuf, Listing>>);
+
+type Listing = Option<Arc<HashMap<OsString, Kind>>>;
+
+/// When so many directories are known, all are forgotten.
+const MAX_LISTINGS: usize = 10_000;
+/// A directory with more entries is not kept.
+const MAX_LISTED: usize = 64;
+
+impl Listings {
+    /// What `name` is in `dir`, which does not change any more.
+    fn kind(&self, dir: &Path, name: &OsStr) -> io::Result<Option<Kind>> {
+        match self.listing(dir)? {
+            Some(listing) => Ok(listing.get(name).copied()),
+            None => look(&dir.join(name)),
         }
     }
-    let found = if dirs.is_empty() {
-        Found::Missing
-    } else {
-        Found::Dir
-    };
-    Ok((found, dirs))
+
+    /// What is in `dir`; `None` if it is much.
+    fn listing(&self, dir: &Path) -> io::Result<Listing> {
+        if let Some(known) = self.lock().get(dir) {
+            return Ok(known.clone());
+        }
+        let open = tree::open_root(dir)?;
+        let items = tree::list(&open)?;
+        let listing = if items.len() > MAX_LISTED {
+            None
+        } else {
+            let mut listing = HashMap::new();
+            for item in items {
+                let kind = match item.kind {
+                    FileType::Directory => Kind::Dir,
+                    _ if tree::is_whiteout(&open, &item)? => Kind::Whiteout,
+                    _ => Kind::Other,
+                };
+                let name = OsStr::from_bytes(item.name.to_bytes()).to_owned();
+                listing.insert(name, kind);
+            }
+            Some(Arc::new(listing))
+        };
+        let mut known = self.lock();
+        if known.len() >= MAX_LISTINGS {
+            known.clear();
+        }
+        known.insert(dir.to_owned(), listing.clone());
+        Ok(listing)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, Listing>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-fn is_whiteout(stat: &Stat) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
+fn look(path: &Path) -> io::Result<Option<Kind>> {
+    let stat = match rustix::fs::lstat(path) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Some(match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => Kind::Dir,
+        FileType::CharacterDevice if stat.st_rdev == 0 => Kind::Whiteout,
+        _ => Kind::Other,
+    }))
 }
 
 fn is_opaque(path: &Path) -> io::Result<bool> {
@@ -153,7 +236,7 @@ fn is_opaque(path: &Path) -> io::Result<bool> {
 }
 
 /// The names that a path is made of; `None` when it goes up.
-fn names(path: &Path) -> Option<Vec<&std::ffi::OsStr>> {
+fn names(path: &Path) -> Option<Vec<&OsStr>> {
     let mut names = Vec::new();
     for component in path.components() {
         match component {

@@ -14,6 +14,7 @@ use sys::root::RootDir;
 use crate::active::{Active, WORK};
 use crate::copy::{self, Transfer};
 use crate::diff;
+use crate::direct::Listings;
 use crate::error::{CloneError, DiffError, MountError, OpenError, PrepareError, RemoveError};
 use crate::groups::Groups;
 use crate::merge::Form;
@@ -76,6 +77,7 @@ pub(crate) struct Inner {
     pub(crate) kind: Mode,
     pub(crate) trash: Arc<Trash>,
     pub(crate) groups: Arc<Groups>,
+    pub(crate) listings: Listings,
     next: AtomicU64,
 }
 
@@ -125,6 +127,7 @@ impl Snapshots {
                 kind,
                 trash,
                 groups,
+                listings: Listings::default(),
                 next,
             }),
         })

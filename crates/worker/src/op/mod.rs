@@ -8,13 +8,14 @@ mod owner;
 mod secret;
 mod ssh;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use llb::{DiffOp, MergeOp, Op, OpKind, Vertex};
+use llb::{DiffOp, MergeOp, OpKind, Vertex};
 use oci::Digest;
 use proto::worker as wire;
-use refs::{LayerKey, LayerSpec, Meta, RecordType, Ref};
+use refs::{LayerKey, LayerSpec, Meta, RecordType, Ref, Refs};
 use snapshot::{Active, Diff, LayerId};
 
 use crate::events::Events;
@@ -63,7 +64,8 @@ pub(crate) async fn run(
                 ignore_cache: start.ignore_cache,
             };
             let made = exec::run(shared, step, &sessions, &events).await?;
-            keep(shared, vertex.op(), &inputs, &output_ids, made, meta).await?
+            let refs = shared.refs.clone();
+            blocking(move || keep(&refs, &inputs, output_ids, made, &meta)).await?
         }
         OpKind::File(op) => {
             let mut stacks = Vec::with_capacity(inputs.len());
@@ -73,9 +75,12 @@ pub(crate) async fn run(
                     None => Vec::new(),
                 });
             }
-            let (snapshots, op) = (shared.refs.snapshots().clone(), op.clone());
-            let made = blocking(move || file::run(&snapshots, &op, &stacks)).await?;
-            keep(shared, vertex.op(), &inputs, &output_ids, made, meta).await?
+            let (refs, op) = (shared.refs.clone(), op.clone());
+            blocking(move || {
+                let made = file::run(refs.snapshots(), &op, &stacks)?;
+                keep(&refs, &inputs, output_ids, made, &meta)
+            })
+            .await?
         }
         OpKind::Merge(op) => vec![merge(shared, op, &inputs, output(&output_ids)?, meta)?],
         OpKind::Diff(op) => {
@@ -149,63 +154,61 @@ fn description(vertex: &Vertex, name: &str) -> String {
 }
 
 /// Stores what an op made. Layers that were there are found again in the refs of its inputs, so
-/// that a result shares them.
-async fn keep(
-    shared: &Arc<Shared>,
-    op: &Op,
+/// that a result shares them. Blocks.
+fn keep(
+    refs: &Refs,
     inputs: &[Option<Ref>],
-    ids: &[Digest],
-    made: Vec<Made>,
-    meta: Meta,
+    ids: Vec<Digest>,
+    mut made: Vec<Made>,
+    meta: &Meta,
 ) -> Result<Vec<Ref>, Failure> {
     if made.len() != ids.len() {
         return Err(Failure::bug(format!(
-            "an op with {} inputs made {} outputs where {} were expected",
-            op.inputs.len(),
+            "an op made {} outputs where {} were expected",
             made.len(),
             ids.len()
         )));
     }
-    let known: Vec<(LayerId, LayerKey)> = inputs
-        .iter()
-        .flatten()
-        .flat_map(Ref::layers)
+    // Nearly always one new layer is on top of one input.
+    if let ([id], [Made::New(active)]) = (&ids[..], &made[..]) {
+        let is_below = |input: &&Ref| input.snapshots().is_some_and(|s| s == active.lower());
+        let base = inputs.iter().flatten().find(is_below);
+        if (base.is_some() || active.lower().is_empty())
+            && let Some(Made::New(active)) = made.pop()
+        {
+            let output = refs.commit(*id, base, active, meta.clone());
+            return Ok(vec![output.map_err(Failure::host)?]);
+        }
+    }
+    let layers = inputs.iter().flatten().flat_map(Ref::layers);
+    let mut known: HashMap<LayerId, LayerKey> = layers
         .filter_map(|layer| Some((layer.snapshot?, layer.key)))
         .collect();
-    let (refs, ids) = (shared.refs.clone(), ids.to_vec());
-    blocking(move || {
-        // Layers that several outputs share are made by the first and found by the next.
-        let mut known: std::collections::HashMap<LayerId, LayerKey> = known.into_iter().collect();
-        let mut outputs = Vec::with_capacity(ids.len());
-        for (id, made) in ids.into_iter().zip(made) {
-            let below = match &made {
-                Made::Same(layers) => layers.clone(),
-                Made::New(active) => active.lower().to_vec(),
-            };
-            let mut specs = Vec::with_capacity(below.len() + 1);
-            for layer in &below {
-                specs.push(match known.get(layer) {
-                    Some(key) => LayerSpec::Existing(*key),
-                    None => LayerSpec::New(refs.snapshots().resume(*layer, &[])),
-                });
-            }
-            if let Made::New(active) = made {
-                specs.push(LayerSpec::New(active));
-            }
-            let output = refs
-                .put_layers(id, specs, meta.clone())
-                .map_err(Failure::host)?;
-            known.extend(
-                output
-                    .layers()
-                    .iter()
-                    .filter_map(|l| Some((l.snapshot?, l.key))),
-            );
-            outputs.push(output);
+    let mut outputs = Vec::with_capacity(ids.len());
+    for (id, made) in ids.into_iter().zip(made) {
+        let below = match &made {
+            Made::Same(layers) => layers.clone(),
+            Made::New(active) => active.lower().to_vec(),
+        };
+        let mut specs = Vec::with_capacity(below.len() + 1);
+        for layer in &below {
+            specs.push(match known.get(layer) {
+                Some(key) => LayerSpec::Existing(*key),
+                None => LayerSpec::New(refs.snapshots().resume(*layer, &[])),
+            });
         }
-        Ok(outputs)
-    })
-    .await
+        if let Made::New(active) = made {
+            specs.push(LayerSpec::New(active));
+        }
+        let output = refs
+            .put_layers(id, specs, meta.clone())
+            .map_err(Failure::host)?;
+        // Layers that several outputs share are made by the first and found by the next.
+        let layers = output.layers();
+        known.extend(layers.iter().filter_map(|l| Some((l.snapshot?, l.key))));
+        outputs.push(output);
+    }
+    Ok(outputs)
 }
 
 /// Overlays the inputs, later ones on top: a list of layers is all that takes.
@@ -266,7 +269,7 @@ async fn diff(
         {
             Diff::Written(active) => vec![LayerSpec::New(active)],
             Diff::Layers(layers) => {
-                let keys: std::collections::HashMap<_, _> = upper
+                let keys: HashMap<_, _> = upper
                     .iter()
                     .flat_map(Ref::layers)
                     .filter_map(|layer| Some((layer.snapshot?, layer.key)))
