@@ -8,6 +8,7 @@
 //! root filesystem is put together: copying that namespace for a container is fast, and a container
 //! never has a mount of the host, not even for a moment.
 
+mod ahead;
 mod container;
 mod mounts;
 mod process;

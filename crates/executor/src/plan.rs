@@ -19,7 +19,7 @@ use crate::protocol::{Bundle, DevicePolicy, DeviceRulePlan, LimitsPlan};
 use crate::{MountAt, SpecError};
 
 pub(crate) use capabilities::from_bits;
-pub(crate) use mounts::{MountPlan, MountSource};
+pub(crate) use mounts::{MountPlan, MountSource, common};
 
 /// A container.
 #[derive(Debug, Serialize, Deserialize)]

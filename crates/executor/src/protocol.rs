@@ -14,6 +14,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use serde::{Deserialize, Serialize};
 use sys::cgroup::Limits;
 
+use crate::plan::MountPlan;
+
 /// From the daemon to the launcher. `key` is the daemon's name for a process.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
@@ -43,6 +45,8 @@ pub(crate) struct Configuration {
     pub(crate) mount_point: String,
     /// A file that lists directories for control groups that are not the daemon's.
     pub(crate) parents: String,
+    /// Filesystems that most containers have, to be made ahead.
+    pub(crate) mounts: Vec<MountPlan>,
     /// What marks bridges and packet filters as this daemon's.
     pub(crate) owner: String,
 }

@@ -291,7 +291,8 @@ fn namespaces() -> Vec<LinuxNamespace> {
     .to_vec()
 }
 
-fn default_mounts(shm_bytes: u64, insecure: bool) -> Vec<Mount> {
+/// The mounts of every container, in this order.
+pub(crate) fn default_mounts(shm_bytes: u64, insecure: bool) -> Vec<Mount> {
     let shm_bytes = if shm_bytes == 0 {
         DEFAULT_SHM_BYTES
     } else {

@@ -82,6 +82,31 @@ impl Chunk for Bytes {
     }
 }
 
+/// What can be served inside a tunnel: the services of tonic, and whatever passes requests on.
+pub trait Inner:
+    Service<
+        http::Request<Body>,
+        Response = http::Response<Body>,
+        Error = Infallible,
+        Future: Send + 'static,
+    > + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> Inner for S
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send + 'static,
+{
+}
+
 /// The sending half of a tunnel that is yet to be made: see [`outgoing`].
 #[derive(Debug)]
 pub struct Outgoing<M> {
@@ -268,12 +293,7 @@ where
 pub async fn serve_over<I, S>(io: I, service: S) -> Result<(), BoxError>
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    S::Future: Send + 'static,
+    S: Inner,
 {
     let service =
         service.map_request(|request: http::Request<hyper::body::Incoming>| request.map(Body::new));

@@ -111,7 +111,7 @@ impl Parent {
             group.parts.push(place.part(name)?);
             Ok(())
         });
-        match made.and_then(|()| group.limit(limits)) {
+        match made.and_then(|()| group.set_limits(limits)) {
             Ok(()) => Ok(group),
             Err(error) => {
                 // Best effort: the next start sweeps what cannot be removed now.

@@ -118,7 +118,7 @@ pub(crate) async fn follow(
 /// long as the connection lives.
 pub(crate) async fn serve_sessions(
     client: &mut WorkerClient<Channel>,
-    sessions: session::Proxy,
+    sessions: impl tunnel::Inner,
 ) -> Result<(), WorkerError> {
     let (outgoing, requests) = tunnel::outgoing::<wire::Bytes>();
     let incoming = client.sessions(requests).await?.into_inner();

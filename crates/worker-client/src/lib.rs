@@ -143,7 +143,7 @@ impl Worker {
     /// When the worker does not answer.
     pub async fn connect(
         channel: Channel,
-        sessions: session::Proxy,
+        sessions: impl rpc::tunnel::Inner,
     ) -> Result<Worker, WorkerError> {
         let mut client = WorkerClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE)

@@ -96,9 +96,14 @@ async fn measure(arguments: &Arguments, program: PathBuf) -> anyhow::Result<()> 
         for _ in 0..arguments.rounds.max(1) {
             for ((daemon, setup), times) in daemons.iter().zip(&mut setups).zip(&mut times) {
                 let took = setup.measure(daemon).await;
-                times.push(
-                    took.with_context(|| format!("{} failed at {}:\n{}\n", case.name(), daemon.name(), daemon.log()))?,
-                );
+                times.push(took.with_context(|| {
+                    format!(
+                        "{} failed at {}:\n{}\n",
+                        case.name(),
+                        daemon.name(),
+                        daemon.log()
+                    )
+                })?);
             }
         }
         println!("{}", row(*case, &times));

@@ -22,6 +22,7 @@ use crate::error::StartError;
 use crate::network::{self, Pool};
 use crate::plan;
 use crate::protocol::{Configuration, Request, encode};
+use crate::spec;
 
 /// How long the launcher of a daemon that died may take to clean up.
 const LOCK_LIMIT: Duration = Duration::from_secs(20);
@@ -150,6 +151,8 @@ fn spawn(options: &LauncherOptions, sweep: Sweep) -> Result<(Channel, OwnedFd), 
             .to_string(),
         mount_point: mount_point.display().to_string(),
         parents: options.state_dir.join(PARENTS).display().to_string(),
+        // It cannot fail; if it does, containers make their filesystems themselves.
+        mounts: plan::common(&spec::default_mounts(0, false)).unwrap_or_default(),
         owner: network::owner(&options.state_dir),
     };
     let message = encode(&Request::Configure(configuration), &()).map_err(io::Error::from);

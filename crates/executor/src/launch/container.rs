@@ -11,7 +11,7 @@ use sys::fdpass::{Channel, Wait};
 use sys::netlink::Route;
 use sys::root::RootDir;
 
-use super::mounts::{self, Descriptors};
+use super::mounts::{self, Descriptors, Ready};
 use super::process::{self, Console};
 use super::world::World;
 use crate::plan::{ContainerPlan, ProcessPlan};
@@ -40,20 +40,34 @@ pub(super) fn describe(error: &io::Error) -> String {
     })
 }
 
-/// Becomes the container of `plan`, or reports why not and ends.
+/// What a child is told of its container.
+pub(super) struct Job<'plan> {
+    pub(super) network: NetworkPlan,
+    pub(super) slots: Slots,
+    pub(super) plan: &'plan [u8],
+    pub(super) descriptors: Vec<OwnedFd>,
+}
+
+/// What a container begins with whatever it is.
+pub(super) fn begin(group: Option<&Group>) -> Result<(), Failure> {
+    rustix::process::umask(rustix::fs::Mode::empty());
+    enter_group(group)?;
+    step("begin a keyring", sys::process::join_new_session_keyring())
+}
+
+/// Becomes the container of `job`, after [`begin`], or reports why not and ends.
 pub(super) fn become_container(
     world: &World,
     group: Option<&Group>,
-    network: NetworkPlan,
-    slots: &Slots,
-    plan: &[u8],
-    descriptors: Vec<OwnedFd>,
+    ready: Result<Ready, Failure>,
+    mut job: Job<'_>,
 ) -> ! {
-    let mut descriptors = Descriptors::new(descriptors);
-    let Ok(report) = descriptors.take(slots.report).map(Channel::from_fd) else {
+    let mut descriptors = Descriptors::new(std::mem::take(&mut job.descriptors));
+    let Ok(report) = descriptors.take(job.slots.report).map(Channel::from_fd) else {
         end()
     };
-    let failure = match run(world, group, network, slots, plan, descriptors, &report) {
+    let run = |ready| run(world, group, ready, &job, descriptors, &report);
+    let failure = match ready.and_then(run) {
         Ok(never) => match never {},
         Err(failure) => failure,
     };
@@ -81,20 +95,17 @@ fn end() -> ! {
 fn run(
     world: &World,
     group: Option<&Group>,
-    network: NetworkPlan,
-    slots: &Slots,
-    plan: &[u8],
+    ready: Ready,
+    job: &Job<'_>,
     mut descriptors: Descriptors,
     report: &Channel,
 ) -> Result<Infallible, Failure> {
+    let slots = &job.slots;
     let plan: ContainerPlan = step(
         "read the plan",
-        serde_json::from_slice(plan).map_err(io::Error::from),
+        serde_json::from_slice(job.plan).map_err(io::Error::from),
     )?;
-    rustix::process::umask(rustix::fs::Mode::empty());
-    enter_group(group)?;
-    enter_network(network, &mut descriptors)?;
-    step("begin a keyring", sys::process::join_new_session_keyring())?;
+    enter_network(job.network, &mut descriptors)?;
     if let Some(name) = &plan.hostname {
         step(
             "set the host name",
@@ -116,7 +127,7 @@ fn run(
 
     let position = slots.rootfs.unwrap_or(usize::MAX);
     let rootfs = step("find the root filesystem", descriptors.take(position))?;
-    let root = mounts::assemble(world, &plan, rootfs, group, &mut descriptors)?;
+    let root = mounts::assemble(world, &plan, rootfs, group, ready, &mut descriptors)?;
     make_cwd(&root, &plan.process)?;
     step("enter the root filesystem", enter(&root))?;
     process::execute(
@@ -141,10 +152,14 @@ pub(super) fn enter_group(group: Option<&Group>) -> Result<(), Failure> {
 fn enter_network(network: NetworkPlan, descriptors: &mut Descriptors) -> Result<(), Failure> {
     match network {
         NetworkPlan::Host => Ok(()),
-        NetworkPlan::Fresh => step(
-            "switch on the loopback device",
-            Route::open().and_then(|route| route.set_up(LOOPBACK)),
-        ),
+        NetworkPlan::Fresh => {
+            let unshared = nix::sched::unshare(CloneFlags::CLONE_NEWNET);
+            step("make a network", unshared.map_err(io::Error::from))?;
+            step(
+                "switch on the loopback device",
+                Route::open().and_then(|route| route.set_up(LOOPBACK)),
+            )
+        }
         NetworkPlan::Namespace(position) => {
             let namespace = step("find the network", descriptors.take(position))?;
             let joined = nix::sched::setns(&namespace, CloneFlags::CLONE_NEWNET);

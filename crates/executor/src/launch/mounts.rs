@@ -36,12 +36,55 @@ impl Descriptors {
     }
 }
 
+/// Filesystems made ahead, detached, each for the mount it was made for.
+#[derive(Default)]
+pub(super) struct Ready(Vec<(MountPlan, MountFd)>);
+
+impl Ready {
+    /// Makes those of `plans` that are new filesystems.
+    pub(super) fn make(plans: &[MountPlan]) -> Result<Ready, Failure> {
+        let make = |plan: &MountPlan| {
+            let made = filesystem(plan).transpose()?;
+            Some(made.map(|mount| (plan.clone(), mount)))
+        };
+        let made: io::Result<Vec<_>> = plans.iter().filter_map(make).collect();
+        step("make filesystems", made).map(Ready)
+    }
+
+    fn take(&mut self, plan: &MountPlan) -> Option<MountFd> {
+        let at = self.0.iter().position(|(of, _)| of == plan)?;
+        Some(self.0.swap_remove(at).1)
+    }
+}
+
+/// Makes the new filesystem a plan asks for, if it does.
+fn filesystem(plan: &MountPlan) -> io::Result<Option<MountFd>> {
+    let MountSource::Filesystem {
+        kind,
+        options,
+        flags,
+    } = &plan.source
+    else {
+        return Ok(None);
+    };
+    let options: Vec<(&str, Option<&str>)> = options
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_deref()))
+        .collect();
+    let mount = sys::mount::filesystem(kind, &options, *flags)?;
+    if plan.destination == "/dev" {
+        standard_devices(&mount)?;
+    }
+    Ok(Some(mount))
+}
+
 /// Attaches the root filesystem and everything in it; returns its root.
 pub(super) fn assemble(
     world: &World,
     plan: &ContainerPlan,
     rootfs: OwnedFd,
     group: Option<&Group>,
+    mut ready: Ready,
     descriptors: &mut Descriptors,
 ) -> Result<RootDir, Failure> {
     let attach = || -> io::Result<RootDir> {
@@ -60,7 +103,7 @@ pub(super) fn assemble(
     };
     let root = step("attach the root filesystem", attach())?;
     for mount in &plan.mounts {
-        let done = place(world, &root, mount, group, descriptors);
+        let done = place(world, &root, mount, group, &mut ready, descriptors);
         step(&format!("mount `{}`", mount.destination), done)?;
     }
     for device in &plan.devices {
@@ -103,6 +146,7 @@ fn place(
     root: &RootDir,
     plan: &MountPlan,
     group: Option<&Group>,
+    ready: &mut Ready,
     descriptors: &mut Descriptors,
 ) -> io::Result<()> {
     let path = Path::new(&plan.destination);
@@ -112,20 +156,13 @@ fn place(
             let target = mount_point(root, path, is_directory(&mount)?)?;
             mount.attach_to(target.as_fd())
         }
-        MountSource::Filesystem {
-            kind,
-            options,
-            flags,
-        } => {
-            let options: Vec<(&str, Option<&str>)> = options
-                .iter()
-                .map(|(key, value)| (key.as_str(), value.as_deref()))
-                .collect();
-            let mount = sys::mount::filesystem(kind, &options, *flags)?;
-            if plan.destination == "/dev" {
-                standard_devices(&mount)?;
-            }
-            mount.attach_to(mount_point(root, path, true)?.as_fd())
+        MountSource::Filesystem { .. } => {
+            let mount = match ready.take(plan) {
+                Some(mount) => Some(mount),
+                None => filesystem(plan)?,
+            };
+            let target = mount_point(root, path, true)?;
+            mount.map_or(Ok(()), |mount| mount.attach_to(target.as_fd()))
         }
         MountSource::ControlGroups { readonly } => group.map_or(Ok(()), |group| {
             control_groups(world, root, path, group, *readonly)

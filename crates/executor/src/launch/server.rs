@@ -10,16 +10,23 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use sys::cgroup::Group;
+use sys::cgroup::{Group, Limits};
 use sys::fdpass::{Channel, Wait};
 use sys::process::Fork;
 
+use super::ahead::{self, Ahead};
+use super::container::Job;
+use super::mounts::Ready;
 use super::world::World;
 use super::{container, process};
-use crate::protocol::{Configuration, Event, ExitPlan, NetworkPlan, Request, Slots, decode};
+use crate::plan::MountPlan;
+use crate::protocol::{
+    Configuration, Event, ExitPlan, GroupPlan, LimitsPlan, Request, Slots, decode,
+};
 
-/// How long to wait before trying again to remove a control group that is still busy.
-const REMOVE_AGAIN: Timespec = Timespec {
+/// After how long without anything to do the launcher does what can wait: removing control groups
+/// of containers that have ended, making children ahead.
+const IDLE: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 5_000_000,
 };
@@ -34,7 +41,20 @@ pub(super) struct Server {
     running: BTreeMap<i32, Running>,
     /// Groups of containers that have ended.
     leaving: Vec<Group>,
+    /// Children that are no container yet; also in `running`, with the key [`NOBODY`].
+    ahead: Vec<Ahead>,
+    /// How many of those there are to be.
+    stock: usize,
+    made_ahead: u64,
+    /// What they have ready.
+    mounts: Vec<MountPlan>,
 }
+
+/// The key of no request.
+const NOBODY: u64 = 0;
+
+/// So many groups to remove are too many to wait until there is nothing else to do.
+const MANY_LEAVING: usize = 64;
 
 struct Running {
     key: u64,
@@ -47,6 +67,13 @@ enum Kind {
         group: Option<Group>,
     },
     Process,
+}
+
+/// What a new child does.
+enum Task<'plan> {
+    Container(Job<'plan>),
+    /// Waits for a container to become, told through the channel.
+    Wait(Channel),
 }
 
 impl Server {
@@ -72,14 +99,17 @@ impl Server {
         };
         let world = World::build(&configuration)?;
         let own_pid_namespace = std::fs::File::open("/proc/self/ns/pid")?.into();
-        let (running, leaving) = (BTreeMap::new(), Vec::new());
         let server = Server {
             channel,
             world,
             signals,
             own_pid_namespace,
-            running,
-            leaving,
+            running: BTreeMap::new(),
+            leaving: Vec::new(),
+            ahead: Vec::new(),
+            stock: ahead::STOCK,
+            made_ahead: 0,
+            mounts: configuration.mounts,
         };
         server.tell(&Event::Ready, None)?;
         Ok(server)
@@ -88,7 +118,8 @@ impl Server {
     /// Works until the daemon closes the channel, then ends everything.
     pub(super) fn run(mut self) -> io::Result<()> {
         loop {
-            let timeout = (!self.leaving.is_empty()).then_some(&REMOVE_AGAIN);
+            let to_do = !self.leaving.is_empty() || self.ahead.len() < self.stock;
+            let timeout = to_do.then_some(&IDLE);
             let mut ready = [
                 PollFd::new(&self.signals, PollFlags::IN),
                 PollFd::new(&self.channel, PollFlags::IN),
@@ -105,8 +136,13 @@ impl Server {
                     Ok(None) | Err(_) => return self.end(),
                 }
             }
-            if !ended && !asked {
+            let idle = !ended && !asked;
+            if idle || self.leaving.len() > MANY_LEAVING {
                 self.leaving.retain(|group| !self.world.remove_group(group));
+            }
+            if idle && self.ahead.len() < self.stock && self.make_ahead().is_err() {
+                // What is wrong will be told to whoever asks for a container.
+                self.stock = 0;
             }
         }
     }
@@ -126,13 +162,13 @@ impl Server {
                 network,
                 slots,
             } => {
-                let group = self.world.group(*group);
-                (
-                    key,
-                    group.and_then(|group| {
-                        self.create(key, group, network, slots, plan, descriptors)
-                    }),
-                )
+                let job = Job {
+                    network,
+                    slots,
+                    plan,
+                    descriptors,
+                };
+                (key, self.create(key, *group, job, message))
             }
             Request::Exec {
                 key,
@@ -155,42 +191,100 @@ impl Server {
     fn create(
         &mut self,
         key: u64,
-        group: Option<Group>,
-        network: NetworkPlan,
-        slots: Slots,
-        plan: &[u8],
-        descriptors: Vec<OwnedFd>,
+        group: GroupPlan,
+        job: Job<'_>,
+        message: &[u8],
     ) -> io::Result<OwnedFd> {
-        let mut flags =
-            libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-        if network == NetworkPlan::Fresh {
-            flags |= libc::CLONE_NEWNET;
+        if ahead::fits(&group) {
+            while let Some(ahead) = self.ahead.pop() {
+                let (limits, descriptors) = (group.limits.clone(), &job.descriptors);
+                let assigned = self.assign(&ahead, key, limits, descriptors, message)?;
+                if let Some(pidfd) = assigned {
+                    return Ok(pidfd);
+                }
+            }
         }
+        let group = self.world.group(group)?;
+        let (_, pidfd) = self.fork_first(key, group, Task::Container(job))?;
+        Ok(pidfd)
+    }
+
+    /// Makes the child `ahead` the container of a request; none if that child has ended.
+    fn assign(
+        &mut self,
+        ahead: &Ahead,
+        key: u64,
+        limits: LimitsPlan,
+        descriptors: &[OwnedFd],
+        message: &[u8],
+    ) -> io::Result<Option<OwnedFd>> {
+        let Some(running) = self.running.get_mut(&ahead.pid) else {
+            return Ok(None);
+        };
+        let Kind::Container { pidfd, group } = &running.kind else {
+            return Ok(None);
+        };
+        let limits = Limits::from(limits);
+        let limited = match group {
+            Some(group) => group.set_limits(&limits),
+            None if limits == Limits::default() => Ok(()),
+            // The ordinary way knows the words for this.
+            None => return Ok(None),
+        };
+        let assigned = limited
+            .and_then(|()| pidfd.try_clone())
+            .map(|copy| ahead.assign(message, descriptors).then_some(copy));
+        if !matches!(assigned, Ok(Some(_))) {
+            kill(pidfd);
+        } else {
+            running.key = key;
+        }
+        assigned
+    }
+
+    fn make_ahead(&mut self) -> io::Result<()> {
+        let (ours, theirs) = Channel::pair()?;
+        self.made_ahead += 1;
+        let group = self.world.group(ahead::group_plan(self.made_ahead))?;
+        let (pid, _) = self.fork_first(NOBODY, group, Task::Wait(theirs))?;
+        self.ahead.push(Ahead::new(pid, ours));
+        Ok(())
+    }
+
+    /// Forks a container's first process, which does `task` and never returns from it.
+    fn fork_first(
+        &mut self,
+        key: u64,
+        group: Option<Group>,
+        task: Task<'_>,
+    ) -> io::Result<(i32, OwnedFd)> {
+        let flags =
+            libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
         let forked = fork(flags, group.as_ref());
         let (pid, pidfd) = match forked {
-            Ok(Fork::Child) => container::become_container(
-                &self.world,
-                group.as_ref(),
-                network,
-                &slots,
-                plan,
-                descriptors,
-            ),
             Ok(Fork::Parent { pid, pidfd }) => (pid, pidfd),
+            Ok(Fork::Child) => {
+                let (world, group) = (&self.world, group.as_ref());
+                match task {
+                    Task::Container(job) => {
+                        let begun = container::begin(group).map(|()| Ready::default());
+                        container::become_container(world, group, begun, job)
+                    }
+                    Task::Wait(channel) => ahead::wait(world, group, &channel, &self.mounts),
+                }
+            }
             Err(error) => {
                 self.leaving.extend(group);
                 return Err(error);
             }
         };
-        let copy = pidfd.try_clone()?;
-        self.running.insert(
-            pid,
-            Running {
-                key,
-                kind: Kind::Container { pidfd, group },
-            },
-        );
-        Ok(copy)
+        let copy = pidfd.try_clone();
+        if copy.is_err() {
+            kill(&pidfd);
+        }
+        let kind = Kind::Container { pidfd, group };
+        self.running.insert(pid, Running { key, kind });
+        Ok((pid, copy?))
     }
 
     fn exec(
@@ -259,6 +353,15 @@ impl Server {
                 oom_kills = group.oom_kills().unwrap_or(0);
                 self.leaving.push(group);
             }
+            if key == NOBODY {
+                let before = self.ahead.len();
+                self.ahead.retain(|ahead| ahead.pid != pid.as_raw());
+                if self.ahead.len() < before {
+                    // What ended it would end the next, too.
+                    self.stock = 0;
+                }
+                continue;
+            }
             let exit = ExitPlan {
                 code,
                 signal,
@@ -281,8 +384,7 @@ impl Server {
     fn end(mut self) -> io::Result<()> {
         for running in self.running.values() {
             if let Kind::Container { pidfd, .. } = &running.kind {
-                let kill = rustix::process::Signal::KILL;
-                let _ = rustix::process::pidfd_send_signal(pidfd, kill);
+                kill(pidfd);
             }
         }
         while !self.running.is_empty() {
@@ -307,4 +409,9 @@ fn allow_many_descriptors() {
         // Where it is refused there will be fewer containers.
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
+}
+
+fn kill(pidfd: &OwnedFd) {
+    // It fails for a process that has ended, and then there is nothing to kill.
+    let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
 }

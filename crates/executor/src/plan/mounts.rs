@@ -9,14 +9,14 @@ use crate::protocol::Bundle;
 use crate::{MountAt, SpecError};
 
 /// One mount.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct MountPlan {
     /// Absolute, and clean of `.` and `..`.
     pub(crate) destination: String,
     pub(crate) source: MountSource,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum MountSource {
     /// A detached mount, by its position.
     Descriptor(usize),
@@ -28,6 +28,17 @@ pub(crate) enum MountSource {
     },
     /// The container's own control groups.
     ControlGroups { readonly: bool },
+}
+
+/// The filesystems that can be made before it is known for whom. That of `sysfs` shows the network
+/// of whoever makes it.
+pub(crate) fn common(mounts: &[Mount]) -> Result<Vec<MountPlan>, SpecError> {
+    let mut plans = lower(mounts, Vec::new(), &mut Bundle::default())?;
+    plans.retain(|plan| match &plan.source {
+        MountSource::Filesystem { kind, .. } => kind != "sysfs",
+        MountSource::Descriptor(_) | MountSource::ControlGroups { .. } => false,
+    });
+    Ok(plans)
 }
 
 /// The mounts of a spec, then those of the request. A mount takes the turn of an earlier one at the

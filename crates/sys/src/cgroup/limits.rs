@@ -37,7 +37,12 @@ impl Limits {
 }
 
 impl Group {
-    pub(super) fn limit(&self, limits: &Limits) -> io::Result<()> {
+    /// Sets limits of a group that has none yet. Those of processors only [`super::Parent::child`] can
+    /// set.
+    ///
+    /// # Errors
+    /// `Unsupported` when the controller of one is not available.
+    pub fn set_limits(&self, limits: &Limits) -> io::Result<()> {
         if limits.memory_bytes.is_some() || limits.memory_swap_bytes.is_some() {
             self.needed("memory")
                 .and_then(|part| limit_memory(part, limits))?;

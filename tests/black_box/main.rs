@@ -1,0 +1,18 @@
+//! Black-box tests: they start the built program with a state of its own each, and know nothing
+//! of it but its command line, its gRPC and what it leaves on the machine.
+//!
+//! `cargo xtask test` installs what they need and builds the program first. A module is a subject;
+//! `fixture` is what they have in common.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod autostart;
+mod concurrency;
+mod containers;
+mod crash;
+mod dockerfile;
+mod errors;
+mod fixture;
+mod images;
+mod outputs;
+mod reuse;

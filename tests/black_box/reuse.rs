@@ -1,0 +1,124 @@
+//! What a second build does not do again.
+
+use crate::fixture::Fixture;
+
+const DOCKERFILE: &str = "\
+FROM busybox
+WORKDIR /app
+RUN echo one > /one
+COPY file.txt .
+RUN cat file.txt > /copied
+";
+
+const STEPS: [&str; 4] = [
+    "WORKDIR /app",
+    "RUN echo one > /one",
+    "COPY file.txt .",
+    "RUN cat file.txt > /copied",
+];
+
+fn fixture() -> Fixture {
+    let fixture = Fixture::with(DOCKERFILE);
+    fixture.write("file.txt", "first\n");
+    assert_eq!(built(&fixture), STEPS);
+    fixture
+}
+
+/// Builds, and gives what ran.
+fn built(fixture: &Fixture) -> Vec<String> {
+    let build = fixture.build(&[]);
+    build.ran.ok();
+    build
+        .executed()
+        .into_iter()
+        .map(ToOwned::to_owned)
+        .collect()
+}
+
+#[test]
+fn the_same_build_again_runs_nothing() {
+    let fixture = fixture();
+    let build = fixture.build(&[]);
+    build.ran.ok();
+    assert!(build.executed().is_empty(), "{:?}", build.executed());
+    for step in STEPS {
+        assert!(
+            build.reused().contains(&step),
+            "{step}: {:?}",
+            build.reused()
+        );
+    }
+}
+
+#[test]
+fn a_changed_file_runs_its_copy_and_what_follows() {
+    let fixture = fixture();
+    fixture.write("file.txt", "second\n");
+    assert_eq!(built(&fixture), STEPS[2..]);
+    assert_eq!(fixture.files(&[]).text("copied"), "second");
+}
+
+#[test]
+fn a_file_that_is_not_copied_changes_nothing() {
+    let fixture = fixture();
+    fixture.write("other.txt", "other\n");
+    assert!(built(&fixture).is_empty());
+}
+
+#[test]
+fn a_changed_command_runs_and_what_follows() {
+    let fixture = fixture();
+    fixture.dockerfile(&DOCKERFILE.replace("echo one", "echo uno"));
+    let expected = [
+        STEPS[1].replace("one >", "uno >"),
+        STEPS[2].into(),
+        STEPS[3].into(),
+    ];
+    assert_eq!(built(&fixture), expected);
+}
+
+#[test]
+fn a_step_that_makes_the_same_files_ends_the_rerun() {
+    let dockerfile = "FROM busybox AS made\nARG WHO\nRUN echo same > /same\n\
+                      FROM busybox\nCOPY --from=made /same /\nRUN cat /same\n";
+    let fixture = Fixture::with(dockerfile);
+    fixture.build(&["--build-arg", "WHO=a"]).ran.ok();
+    let build = fixture.build(&["--build-arg", "WHO=b"]);
+    build.ran.ok();
+    assert_eq!(build.executed(), ["RUN echo same > /same"]);
+}
+
+#[test]
+fn no_cache_runs_everything() {
+    let fixture = fixture();
+    let build = fixture.build(&["--no-cache"]);
+    build.ran.ok();
+    assert_eq!(build.executed(), STEPS);
+}
+
+#[test]
+fn no_cache_for_a_stage_runs_that_stage() {
+    let dockerfile = "FROM busybox AS one\nRUN echo 1 > /1\nFROM busybox AS two\nRUN echo 2 > /2\n\
+                      FROM scratch\nCOPY --from=one /1 /\nCOPY --from=two /2 /\n";
+    let fixture = Fixture::with(dockerfile);
+    fixture.build(&[]).ran.ok();
+    let build = fixture.build(&["--no-cache-filter", "two"]);
+    build.ran.ok();
+    assert!(build.executed().contains(&"RUN echo 2 > /2"));
+    assert!(build.reused().contains(&"RUN echo 1 > /1"));
+}
+
+#[test]
+fn what_was_built_outlives_the_daemon() {
+    let mut fixture = fixture();
+    fixture.daemon.restart().unwrap();
+    assert!(built(&fixture).is_empty());
+    assert_eq!(fixture.files(&[]).text("copied"), "first");
+}
+
+#[test]
+fn pruning_leaves_nothing_to_reuse() {
+    let fixture = fixture();
+    fixture.drydock(&["prune", "--all", "--force"]).ok();
+    assert_eq!(built(&fixture), STEPS);
+}

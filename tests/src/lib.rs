@@ -1,1 +1,0 @@
-//! Black-box tests: they know only the binary, gRPC and the client crate.
