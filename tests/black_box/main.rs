@@ -5,6 +5,10 @@
 //! `fixture` is what they have in common.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a fixture that cannot be made fails the test, too"
+)]
 
 mod autostart;
 mod concurrency;

@@ -79,7 +79,7 @@ fn layers_are_gzip_and_have_the_digests_that_are_told() {
         let blob = layout.blob(&layer["digest"]);
         assert_eq!(layer["digest"], Digest::of(&blob).to_string());
         assert_eq!(layer["size"], blob.len());
-        assert_eq!(*diff_id, Digest::of(&gunzip(&blob)).to_string());
+        assert_eq!(*diff_id, Digest::of(gunzip(&blob)).to_string());
     }
     let history = config["history"].as_array().unwrap();
     let is_layer = |entry: &&Value| entry["empty_layer"] != json!(true);

@@ -654,9 +654,14 @@ fn container_name(name: &str) -> wire::ContainerName {
     }
 }
 
+/// What moves, until the outcome.
 fn transfers(events: Streaming<wire::OpEvent>) -> impl Stream<Item = Result<Transfer, CallError>> {
     use wire::op_event::Event;
-    events.filter_map(|event| async {
+    let is_running = |event: &Result<wire::OpEvent, Status>| {
+        let is_done = matches!(event, Ok(event) if matches!(event.event, Some(Event::Done(_))));
+        std::future::ready(!is_done)
+    };
+    events.take_while(is_running).filter_map(|event| async {
         match event.map(|event| event.event) {
             Ok(Some(Event::Progress(progress))) => Some(Ok(Transfer {
                 id: progress.id,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::io::{self, Read, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use content::Content;
@@ -36,7 +36,8 @@ type Transfer = BoxFuture<'static, Result<(), FetchError>>;
 /// of them leaves, it is dropped and so cancelled.
 struct Running {
     transfer: WeakShared<Transfer>,
-    listeners: Arc<Listeners>,
+    /// Weak: a listener may be what keeps a caller's stream open, and must be gone with the transfer.
+    listeners: Weak<Listeners>,
 }
 
 /// Those who are told of one transfer.
@@ -108,18 +109,21 @@ impl Fetcher {
         if let Some(found) = running.get(&layer.key)
             && let Some(transfer) = found.transfer.upgrade()
         {
-            found.listeners.add(progress);
+            // Without listeners it has just ended.
+            if let Some(listeners) = found.listeners.upgrade() {
+                listeners.add(progress);
+            }
             return transfer;
         }
         let listeners = Arc::<Listeners>::default();
         listeners.add(progress);
-        let told = listeners.clone();
+        let weak_listeners = Arc::downgrade(&listeners);
         let work = Work {
             fetcher: self.clone(),
             layer: layer.clone(),
             place,
             providers: providers.clone(),
-            progress: Progress::new(move |item| told.tell(&item)),
+            progress: Progress::new(move |item| listeners.tell(&item)),
         };
         let transfer = work.run().boxed().shared();
         if let Some(weak) = transfer.downgrade() {
@@ -127,7 +131,7 @@ impl Fetcher {
                 layer.key,
                 Running {
                     transfer: weak,
-                    listeners,
+                    listeners: weak_listeners,
                 },
             );
         }
