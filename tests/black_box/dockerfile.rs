@@ -297,7 +297,8 @@ RUN --mount=type=secret,id=absent test ! -e /run/secrets/absent
     std::fs::write(&path, token).unwrap();
     let secret = format!("id=token,src={}", path.display());
     let layout = fixture.scratch().join("image");
-    let output = format!("type=oci,tar=false,dest={}", layout.display());
+    let archive = fixture.scratch().join("image.tar");
+    let output = format!("type=oci,dest={}", archive.display());
     let arguments = [
         "--secret",
         &secret,
@@ -310,6 +311,7 @@ RUN --mount=type=secret,id=absent test ! -e /run/secrets/absent
     command.env("SECRET_NAME", "from-the-environment");
     let ran = crate::fixture::run(command.args(arguments).arg("."));
     ran.ok();
+    crate::fixture::untar(&archive, &layout);
     assert!(!ran.stderr.contains(token));
     // Without a name the image has no tag, which umoci wants.
     let (untagged, tagged) = (layout.display(), fixture.scratch().join("tagged:1"));

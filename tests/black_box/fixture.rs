@@ -115,16 +115,33 @@ impl Fixture {
     /// Builds an image into an OCI layout.
     pub(crate) fn layout(&self, arguments: &[&str]) -> Layout {
         let directory = TempDir::with_prefix("layout-").unwrap();
-        let path = directory.path().join("image");
-        let output = format!("type=oci,tar=false,dest={}", path.display());
+        let (path, tar) = (
+            directory.path().join("image"),
+            directory.path().join("image.tar"),
+        );
+        let output = format!("type=oci,dest={}", tar.display());
         self.build(&[&["--output", &output], arguments].concat())
             .ran
             .ok();
+        untar(&tar, &path);
         Layout {
             _directory: Some(directory),
             path,
         }
     }
+}
+
+/// Unpacks an archive into a new directory.
+pub(crate) fn untar(archive: &Path, directory: &Path) {
+    std::fs::create_dir(directory).unwrap();
+    let mut tar = Command::new("tar");
+    let status = tar
+        .arg("-xf")
+        .arg(archive)
+        .arg("-C")
+        .arg(directory)
+        .status();
+    assert!(status.unwrap().success());
 }
 
 /// A program that ended.

@@ -123,10 +123,11 @@ fn compression_is_chosen() {
     for (compression, suffix) in [("zstd", "+zstd"), ("uncompressed", "")] {
         let layout = fixture.scratch().join(compression);
         let output = format!(
-            "type=oci,tar=false,dest={},compression={compression},force-compression=true",
+            "type=oci,dest={}.tar,compression={compression},force-compression=true",
             layout.display()
         );
         fixture.build(&["--output", &output]).ran.ok();
+        crate::fixture::untar(&layout.with_extension("tar"), &layout);
         let manifest = Layout::at(&layout).manifest();
         for layer in manifest["layers"].as_array().unwrap() {
             let expected = format!("application/vnd.oci.image.layer.v1.tar{suffix}");
