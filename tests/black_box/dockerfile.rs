@@ -1,7 +1,5 @@
 //! What each instruction does to the files and the config of the result.
 
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-
 use serde_json::json;
 
 use crate::fixture::Fixture;
@@ -82,39 +80,6 @@ WORKDIR /$WHO
 }
 
 #[test]
-fn a_user_runs_what_follows() {
-    let dockerfile = "\
-FROM busybox
-RUN id -u > /root-id && chmod 777 /tmp
-USER nobody:staff
-RUN echo $(id -u) $(id -g) > /tmp/ids
-WORKDIR /made
-COPY file /tmp/copied
-COPY --chown=nobody:nogroup --chmod=640 file /tmp/owned
-";
-    let fixture = Fixture::with(dockerfile);
-    fixture.write("file", "x");
-    let files = fixture.files(&[]);
-    assert_eq!(files.text("root-id"), "0");
-    assert_eq!(files.text("tmp/ids"), "65534 50");
-    let owner = |path: &str| {
-        let metadata = files.path(path).metadata().unwrap();
-        (metadata.uid(), metadata.gid())
-    };
-    assert_eq!(owner("tmp/ids"), (65534, 50));
-    assert_eq!(owner("tmp/copied"), (0, 0));
-    assert_eq!(owner("tmp/owned"), (65534, 65534));
-    let mode = files
-        .path("tmp/owned")
-        .metadata()
-        .unwrap()
-        .permissions()
-        .mode();
-    assert_eq!(mode & 0o7777, 0o640);
-    assert_eq!(fixture.config(&[])["config"]["User"], "nobody:staff");
-}
-
-#[test]
 fn a_shell_runs_what_follows() {
     let dockerfile = "\
 FROM busybox
@@ -181,43 +146,6 @@ fn triggers_run_in_the_image_built_on_theirs() {
     fixture.dockerfile(&format!("FROM {name}\nRUN cat /later > /seen\n"));
     assert_eq!(fixture.files(&[]).text("seen"), "later");
     assert!(fixture.config(&[])["config"]["OnBuild"].is_null());
-}
-
-#[test]
-fn heredocs_are_scripts_and_files() {
-    let dockerfile = "\
-FROM busybox
-ARG WHO=you
-RUN <<EOF
-set -e
-echo one > /one
-echo two > /two
-EOF
-RUN <<EOF cat > /cat
-to a program
-EOF
-RUN <<EOF
-#!/bin/busybox awk -f
-BEGIN { print \"awk\" > \"/awk\" }
-EOF
-COPY <<EOF <<\"RAW\" /texts/
-hello $WHO
-EOF
-hello $WHO
-RAW
-";
-    let fixture = Fixture::with(dockerfile);
-    let files = fixture.files(&[]);
-    for (path, text) in [
-        ("one", "one"),
-        ("two", "two"),
-        ("cat", "to a program"),
-        ("awk", "awk"),
-        ("texts/EOF", "hello you"),
-        ("texts/RAW", "hello $WHO"),
-    ] {
-        assert_eq!(files.text(path), text, "{path}");
-    }
 }
 
 #[test]

@@ -133,7 +133,7 @@ impl Fixture {
 
 /// Unpacks an archive into a new directory.
 pub(crate) fn untar(archive: &Path, directory: &Path) {
-    std::fs::create_dir(directory).unwrap();
+    fs::create_dir(directory).unwrap();
     let mut tar = Command::new("tar");
     let status = tar
         .arg("-xf")
@@ -470,16 +470,6 @@ fn read_until(from: &mut impl Read, text: &str) -> String {
         read.push(byte[0]);
     }
     String::from_utf8_lossy(&read).into_owned()
-}
-
-/// The command lines of all processes of the machine.
-pub(crate) fn processes() -> Vec<String> {
-    let lines = fs::read_dir("/proc").unwrap().filter_map(|entry| {
-        let bytes = fs::read(entry.ok()?.path().join("cmdline")).ok()?;
-        let line = String::from_utf8_lossy(&bytes).replace('\0', " ");
-        Some(line.trim_end().to_owned())
-    });
-    lines.collect()
 }
 
 impl Drop for Background {

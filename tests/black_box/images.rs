@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::fixture::{Fixture, tool};
+use crate::fixture::Fixture;
 
 fn names(fixture: &Fixture) -> Vec<String> {
     let list = fixture.drydock(&["images"]);
@@ -39,29 +39,6 @@ fn a_name_is_given_and_taken() {
 }
 
 #[test]
-fn images_are_pulled_and_pushed() {
-    let fixture = Fixture::new();
-    fixture.drydock(&["pull", "busybox"]).ok();
-    assert_eq!(names(&fixture), ["busybox:latest"]);
-    let name = fixture.registry.reference("mine/busybox:2");
-    fixture.drydock(&["tag", "busybox", &name]).ok();
-    fixture.drydock(&["push", &name]).ok();
-    let pushed = fixture.registry.manifest("mine/busybox", "2").unwrap();
-    let pulled = fixture
-        .registry
-        .manifest("library/busybox", "latest")
-        .unwrap();
-    assert_eq!(pushed, pulled);
-    let missing = fixture.registry.reference("missing:1");
-    assert!(
-        fixture
-            .drydock(&["pull", &missing])
-            .err()
-            .contains(&missing)
-    );
-}
-
-#[test]
 fn images_outlive_the_daemon_and_pruning() {
     let mut fixture =
         Fixture::with("FROM busybox\nRUN echo kept > /file\nCMD [\"cat\", \"/file\"]\n");
@@ -74,46 +51,4 @@ fn images_outlive_the_daemon_and_pruning() {
             .ok(),
         "kept"
     );
-}
-
-#[test]
-fn an_image_is_saved_and_loaded() {
-    let fixture = Fixture::with("FROM busybox\nRUN echo saved > /file\nCMD [\"cat\", \"/file\"]\n");
-    fixture.build(&["-t", "made:1"]).ran.ok();
-    let archive = fixture.scratch().join("image.tar");
-    let path = archive.to_str().unwrap();
-    fixture.drydock(&["save", "-o", path, "made:1"]).ok();
-    tool("skopeo", &["inspect", &format!("docker-archive:{path}")]);
-    let other = Fixture::new();
-    other.drydock(&["load", "-i", path]).ok();
-    assert_eq!(names(&other), ["made:1"]);
-    assert_eq!(
-        other
-            .drydock(&["run", "--rm", "--pull", "never", "made:1"])
-            .ok(),
-        "saved"
-    );
-    // What skopeo writes is loaded, too.
-    let archive = fixture.scratch().join("skopeo.tar");
-    let copy = format!("docker-archive:{}:busybox:3", archive.display());
-    let source = format!(
-        "docker://{}",
-        fixture.registry.reference("library/busybox:latest")
-    );
-    tool(
-        "skopeo",
-        &["copy", "-q", "--src-tls-verify=false", &source, &copy],
-    );
-    other
-        .drydock(&["load", "-i", archive.to_str().unwrap()])
-        .ok();
-    assert_eq!(names(&other), ["busybox:3", "made:1"]);
-}
-
-#[test]
-fn a_build_starts_from_an_image_of_the_store() {
-    let fixture = Fixture::with("FROM busybox\nRUN echo base > /base\n");
-    fixture.build(&["-t", "local/base"]).ran.ok();
-    fixture.dockerfile("FROM local/base\nRUN cat /base > /seen\n");
-    assert_eq!(fixture.files(&[]).text("seen"), "base");
 }

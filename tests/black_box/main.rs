@@ -4,7 +4,6 @@
 //! `cargo xtask test` installs what they need and builds the program first. A module is a subject;
 //! `fixture` is what they have in common.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 #![allow(
     clippy::unwrap_used,
     reason = "a fixture that cannot be made fails the test, too"
@@ -13,7 +12,6 @@
 mod autostart;
 mod concurrency;
 mod containers;
-mod crash;
 mod dockerfile;
 mod errors;
 mod fixture;

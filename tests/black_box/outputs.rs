@@ -106,18 +106,6 @@ fn gunzip(blob: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn the_same_build_elsewhere_has_the_same_layers() {
-    let digests = || {
-        let fixture = Fixture::with("FROM busybox\nCOPY file /\n");
-        fixture.write("file", "same");
-        let argument = ["--build-arg", "SOURCE_DATE_EPOCH=1000"];
-        let layout = fixture.layout(&argument);
-        (layout.manifest(), layout.config())
-    };
-    assert_eq!(digests(), digests());
-}
-
-#[test]
 fn compression_is_chosen() {
     let fixture = Fixture::with(DOCKERFILE);
     for (compression, suffix) in [("zstd", "+zstd"), ("uncompressed", "")] {
