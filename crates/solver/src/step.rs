@@ -13,6 +13,7 @@
 
 mod job;
 
+mod early;
 mod making;
 mod naming;
 
@@ -311,6 +312,8 @@ enum Work {
     ContentMade(VertexIx),
     /// A vertex cannot be named.
     NameFailed(VertexIx, SolveError),
+    /// What was demanded early for a vertex cannot be made, and may not be needed.
+    NotEarly(VertexIx),
     /// A slot is demanded.
     Want(SlotIx),
     /// All that a vertex needs to be made is there.

@@ -121,7 +121,13 @@ impl Job {
                     .iter()
                     .for_each(|slot| *demand.entry(*slot).or_default() += 1);
             }
+            assert!(state.foreseen || state.early.is_empty());
+            state
+                .early
+                .iter()
+                .for_each(|slot| *demand.entry(*slot).or_default() += 1);
             if let Naming::Content { missing } = state.naming {
+                assert!(!state.foreseen, "it waits for no name");
                 let slots = self.content_slots(vertex);
                 let gone = slots
                     .iter()

@@ -103,6 +103,8 @@ impl Job {
             exact: None,
             contents: Vec::new(),
             links: Vec::new(),
+            foreseen: false,
+            early: Vec::new(),
             rank: 0,
             told: Told::Known,
             covered: false,

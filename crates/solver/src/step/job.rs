@@ -72,6 +72,10 @@ pub(super) struct VertexState {
     pub(super) contents: Vec<Option<Digest>>,
     /// Keys that stand for `id` once it is made.
     pub(super) links: Vec<Digest>,
+    /// Whether content of its inputs is demanded while their names are waited for.
+    pub(super) foreseen: bool,
+    /// The slots of `content_slots` on which it holds such a demand, each once.
+    pub(super) early: Vec<SlotIx>,
     /// Known time from its start to the end of the build, in µs.
     pub(super) rank: u64,
     pub(super) told: Told,
@@ -155,7 +159,7 @@ pub(super) struct Slot {
     pub(super) vertex: VertexIx,
     pub(super) id: Option<Digest>,
     pub(super) presence: Presence,
-    /// How many want it: requests in `Making`, vertices in `Deps` and in `Content`.
+    /// How many want it: requests in `Making`, vertices in `Deps` and in `Content`, and `early`.
     pub(super) demand: usize,
     /// Vertices that have it in `deps`, each once.
     pub(super) dependents: Vec<VertexIx>,
@@ -254,6 +258,7 @@ impl Job {
             Work::InputsNamed(vertex) => self.inputs_named(vertex, shared),
             Work::ContentMade(vertex) => self.content_made(vertex, shared),
             Work::NameFailed(vertex, error) => self.name_failed(vertex, error, shared),
+            Work::NotEarly(vertex) => self.release_early(vertex, shared),
             Work::Want(slot) => self.advance(slot, shared),
             Work::Ready(vertex) => self.ready(vertex, shared),
             Work::Abandon(vertex) => self.abandon(vertex, shared),

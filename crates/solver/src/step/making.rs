@@ -5,7 +5,8 @@
 //! is not, its vertex makes its `deps` and then waits for the task of its id.
 //!
 //! A demand is held by a question (`RequestState::Making`), by each vertex in `Making::Deps` for
-//! each of its deps, and by each vertex in `Naming::Content` for each of its content slots.
+//! each of its deps, by each vertex in `Naming::Content` for each of its content slots, and by each
+//! vertex for what it demands `early`.
 
 use std::collections::HashSet;
 
@@ -214,6 +215,7 @@ impl Job {
         if state.making != Making::Idle {
             return;
         }
+        self.foresee_users(vertex, shared);
         if self.join_task(vertex, shared) {
             return;
         }
@@ -427,8 +429,27 @@ impl Job {
                 }
             }
             for user in &self.slot(slot).content_users {
-                if let Naming::Content { .. } = self.v(*user).naming {
-                    shared.push(self.no, Work::NameFailed(*user, error.clone()));
+                match self.v(*user).naming {
+                    Naming::Content { .. } => {
+                        shared.push(self.no, Work::NameFailed(*user, error.clone()));
+                    }
+                    // It would fail as soon as the other inputs have their names.
+                    Naming::Inputs { .. } if self.v(*user).early.contains(&slot) => {
+                        shared.push(self.no, Work::NameFailed(*user, error.clone()));
+                    }
+                    // Perhaps a link is found, and it was not needed.
+                    Naming::Lookup if self.v(*user).early.contains(&slot) => {
+                        shared.push(self.no, Work::NotEarly(*user));
+                    }
+                    Naming::Idle
+                    | Naming::Inputs { .. }
+                    | Naming::Pinning { .. }
+                    | Naming::Lookup
+                    | Naming::Digesting { .. }
+                    | Naming::LookupExact
+                    | Naming::Loading { .. }
+                    | Naming::Inner { .. }
+                    | Naming::Named => {}
                 }
             }
         }

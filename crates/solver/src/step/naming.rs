@@ -61,6 +61,8 @@ impl Job {
         self.v_mut(vertex).naming = Naming::Inputs { missing };
         if missing == 0 {
             shared.push(self.no, Work::InputsNamed(vertex));
+        } else {
+            self.join_foreseen(vertex, shared);
         }
     }
 
@@ -158,8 +160,11 @@ impl Job {
         for slot in slots {
             self.demand(slot, shared);
         }
+        self.release_early(vertex, shared);
         if missing == 0 {
             shared.push(self.no, Work::ContentMade(vertex));
+        } else if self.is_content_made(vertex) {
+            self.foresee(vertex, shared);
         }
     }
 
@@ -420,7 +425,9 @@ impl Job {
         let state = self.v_mut(vertex);
         state.naming = Naming::Named;
         state.retries = 0;
-        for at in 0..state.users.len() {
+        self.release_early(vertex, shared);
+        self.demand_early(vertex, shared);
+        for at in 0..self.v(vertex).users.len() {
             let user = self.v(vertex).users[at];
             match &mut self.v_mut(user).naming {
                 Naming::Inputs { missing } => {
@@ -464,6 +471,7 @@ impl Job {
 
     /// Stops what is done for a name, whatever it is.
     fn stop_naming(&mut self, vertex: VertexIx, shared: &mut Shared) {
+        self.release_early(vertex, shared);
         match std::mem::replace(&mut self.v_mut(vertex).naming, Naming::Idle) {
             Naming::Content { .. } => {
                 for slot in self.content_slots(vertex) {

@@ -1,6 +1,10 @@
 //! What runs first, and how much at once.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use llb::Graph;
+use solver::ErrorClass;
 
 use crate::fake::{Fake, job, soon};
 use crate::graphs::Builder;
@@ -84,4 +88,43 @@ async fn a_job_with_much_to_do_leaves_room_for_others() {
         .unwrap();
     assert!(at <= 6, "{begun:?}");
     soon(first).await.unwrap().unwrap();
+}
+
+/// A graph that copies from stages, one after the other, into what runs a command in between.
+fn copies(b: &mut Builder, stages: &[&str]) -> Arc<Graph> {
+    let base = b.source("local://base");
+    let mut last = base;
+    for stage in stages {
+        let made = b.run(base, stage);
+        last = b.copy(last, made);
+        last = b.run(last, &format!("after {stage}"));
+    }
+    std::mem::take(b).graph(last)
+}
+
+#[tokio::test]
+async fn stages_that_are_copied_from_run_at_a_time() {
+    let fake = Fake::new();
+    let solver = fake.solver(10);
+    let stages = ["one", "two", "three"];
+    let graph = copies(&mut Builder::default(), &stages);
+    stages.iter().for_each(|stage| fake.hold(stage));
+    let (job, _) = job(&solver, "job");
+    let build = tokio::spawn(async move { job.realize(&graph).await });
+    fake.until(|state| state.running == 3).await;
+    fake.with(|state| state.held.clear());
+    soon(build).await.unwrap().unwrap();
+    assert_eq!(fake.runs(), 9, "each stage, copy and command once");
+}
+
+#[tokio::test]
+async fn a_stage_that_fails_ends_the_build_though_another_is_copied_first() {
+    let fake = Fake::new();
+    let solver = fake.solver(10);
+    let graph = copies(&mut Builder::default(), &["slow", "broken"]);
+    fake.hold("slow");
+    fake.fail("broken", ErrorClass::User);
+    let (job, _) = job(&solver, "job");
+    let error = soon(job.realize(&graph)).await.unwrap_err();
+    assert!(error.to_string().contains("broken"), "{error}");
 }
