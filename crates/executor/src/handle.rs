@@ -95,8 +95,8 @@ impl Launcher {
         self.revived().await?.inner.create(request).await
     }
 
-    /// Ends all containers and waits until nothing of them is left.
-    pub async fn shutdown(self) {
+    /// Ends all containers and waits until nothing of them is left. No more can be made then.
+    pub async fn shutdown(&self) {
         let mut live = self.live();
         self.close();
         // The sender goes when the launcher's end has been seen; either way it is over.

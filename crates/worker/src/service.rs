@@ -106,6 +106,7 @@ impl WorkerService {
     /// Ends all containers of users and makes everything durable.
     pub async fn shutdown(&self) {
         self.shared.containers.shutdown().await;
+        self.shared.launcher.shutdown().await;
         if let Err(error) = self.shared.refs.flush().await {
             tracing::error!(error = %rpc::status::chain(&error), "failed to write the last records");
         }

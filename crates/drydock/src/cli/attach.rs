@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use client::containers::{Attached, ExitStatus, Input, Output};
 use tokio::io::AsyncReadExt as _;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::terminal::{self, RawMode};
@@ -39,7 +39,9 @@ pub(super) async fn carry(mut process: Attached, joined: Joined) -> anyhow::Resu
     }
     if joined.signals {
         for (kind, name) in forwarded_signals() {
-            tasks.spawn(send_signals(process.input.clone(), kind, name));
+            // Caught from here on: what the process prints first may be taken as leave to signal it.
+            let signals = signal(kind).with_context(|| format!("failed to catch {name}"))?;
+            tasks.spawn(send_signals(process.input.clone(), signals, name));
         }
     }
     loop {
@@ -105,10 +107,7 @@ async fn send_size(input: mpsc::Sender<Input>) {
     }
 }
 
-async fn send_signals(input: mpsc::Sender<Input>, kind: SignalKind, name: &'static str) {
-    let Ok(mut signals) = signal(kind) else {
-        return;
-    };
+async fn send_signals(input: mpsc::Sender<Input>, mut signals: Signal, name: &'static str) {
     while signals.recv().await.is_some() {
         if input.send(Input::Signal(name.to_owned())).await.is_err() {
             return;

@@ -28,6 +28,9 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     std::fs::create_dir_all(&config.root)
         .with_context(|| format!("failed to create `{}`", config.root.display()))?;
     let lock = lock(&config.root)?;
+    // Before clients can reach the daemon: from then on it may be told to stop.
+    let told_to_stop = told_to_stop()?;
+    tokio::pin!(told_to_stop);
     let listeners = listen::bind(&config).await?;
     let daemon = Daemon::start(&config).await?;
     let stop = CancellationToken::new();
@@ -36,7 +39,7 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     tracing::info!(root = %config.root.display(), "ready");
     let ended = tokio::select! {
         ended = &mut serving => ended,
-        () = told_to_stop()? => Ok(()),
+        () = &mut told_to_stop => Ok(()),
         () = idle::wait(&daemon, config.idle_exit) => {
             tracing::info!("nothing to do: leaving");
             Ok(())
@@ -46,7 +49,7 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     let shutdown = daemon.shutdown();
     tokio::select! {
         () = shutdown => {}
-        () = told_to_stop()? => tracing::warn!("told to stop again: not waiting any longer"),
+        () = self::told_to_stop()? => tracing::warn!("told to stop again: not waiting any longer"),
     }
     drop(lock);
     ended
