@@ -3,6 +3,22 @@
 use crate::fixture::{Background, Fixture};
 
 #[test]
+fn stages_that_do_not_need_each_other_run_at_a_time() {
+    // Each waits until it sees the other: one after the other, the first would give up.
+    let wait = |own: &str, other: &str| {
+        format!(
+            "FROM busybox AS {own}\n\
+             RUN --mount=type=cache,target=/c touch /c/{own} && i=0 && \
+             until test -e /c/{other}; do i=$((i+1)); test $i -lt 600 || exit 1; sleep 0.05; done; \
+             touch /{own}\n"
+        )
+    };
+    let copies = "FROM scratch\nCOPY --from=a /a /\nCOPY --from=b /b /\n";
+    let fixture = Fixture::with(&(wait("a", "b") + &wait("b", "a") + copies));
+    assert_eq!(fixture.files(&[]).names("."), ["a", "b"]);
+}
+
+#[test]
 fn identical_builds_run_each_step_once() {
     let count = 20;
     let dockerfile = "\
@@ -38,4 +54,23 @@ fn a_build_that_is_given_up_leaves_its_step_to_others() {
     given_up.signal("INT");
     assert_eq!(given_up.wait().unwrap().code, 130);
     other.wait().unwrap().ok();
+}
+
+#[test]
+fn a_step_that_nobody_waits_for_ends() {
+    let fixture = Fixture::with("FROM busybox\nRUN echo sta''rted && sleep 3001\n");
+    let mut build = fixture.command(&["build", "--progress", "plain", "."]);
+    let mut build = Background::start(&mut build);
+    build.error_until("started");
+    assert!(processes("sleep 3001"));
+    build.signal("INT");
+    assert_eq!(build.wait().unwrap().code, 130);
+    crate::fixture::eventually("the step has ended", || !processes("sleep 3001"));
+}
+
+/// Whether a process with this command line runs on the machine.
+fn processes(command: &str) -> bool {
+    crate::fixture::processes()
+        .iter()
+        .any(|line| line == command)
 }

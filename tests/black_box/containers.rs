@@ -14,6 +14,32 @@ fn sh(fixture: &Fixture, options: &[&str], command: &str) -> crate::fixture::Ran
 }
 
 #[test]
+fn output_and_exit_code_are_passed_on() {
+    let fixture = Fixture::new();
+    let ran = sh(&fixture, &[], "echo out; echo err >&2; exit 7");
+    assert_eq!(ran.code, 7);
+    assert_eq!(ran.stdout, "out\n");
+    assert!(ran.stderr.ends_with("err\n"), "{}", ran.stderr);
+    assert_eq!(
+        fixture
+            .drydock(&["run", "--rm", "busybox", "/missing"])
+            .code,
+        127
+    );
+    assert_eq!(
+        fixture
+            .drydock(&["run", "--rm", "busybox", "/etc/passwd"])
+            .code,
+        126
+    );
+    assert_eq!(
+        fixture.drydock(&["run", "--pull", "never", "absent"]).code,
+        125
+    );
+    assert_eq!(fixture.drydock(&["ps", "-aq"]).ok(), "");
+}
+
+#[test]
 fn standard_input_is_passed_on() {
     let fixture = Fixture::new();
     let mut run = Background::start(&mut fixture.command(&["run", "--rm", "-i", "busybox", "cat"]));

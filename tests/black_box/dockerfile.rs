@@ -80,6 +80,28 @@ WORKDIR /$WHO
 }
 
 #[test]
+fn a_user_runs_what_follows() {
+    let dockerfile = "\
+FROM busybox
+RUN id -u > /root-id && chmod 777 /tmp
+USER nobody:staff
+RUN echo $(id -u) $(id -g) > /tmp/ids
+COPY file /tmp/copied
+COPY --chown=nobody:nogroup --chmod=640 file /tmp/owned
+WORKDIR /made
+RUN stat -c '%u:%g %a' /tmp/ids /tmp/copied /tmp/owned /made > /tmp/stat
+";
+    let fixture = Fixture::with(dockerfile);
+    fixture.write("file", "x");
+    let files = fixture.files(&[]);
+    assert_eq!(files.text("root-id"), "0");
+    assert_eq!(files.text("tmp/ids"), "65534 50");
+    let expected = ["65534:50 644", "0:0 644", "65534:65534 640", "65534:50 755"];
+    assert_eq!(files.text("tmp/stat").lines().collect::<Vec<_>>(), expected);
+    assert_eq!(fixture.config(&[])["config"]["User"], "nobody:staff");
+}
+
+#[test]
 fn a_shell_runs_what_follows() {
     let dockerfile = "\
 FROM busybox
@@ -146,6 +168,43 @@ fn triggers_run_in_the_image_built_on_theirs() {
     fixture.dockerfile(&format!("FROM {name}\nRUN cat /later > /seen\n"));
     assert_eq!(fixture.files(&[]).text("seen"), "later");
     assert!(fixture.config(&[])["config"]["OnBuild"].is_null());
+}
+
+#[test]
+fn heredocs_are_scripts_and_files() {
+    let dockerfile = "\
+FROM busybox
+ARG WHO=you
+RUN <<EOF
+set -e
+echo one > /one
+echo two > /two
+EOF
+RUN <<EOF cat > /cat
+to a program
+EOF
+RUN <<EOF
+#!/bin/awk -f
+BEGIN { print \"awk\" > \"/awk\" }
+EOF
+COPY <<EOF <<\"RAW\" /texts/
+hello $WHO
+EOF
+hello $WHO
+RAW
+";
+    let fixture = Fixture::with(dockerfile);
+    let files = fixture.files(&[]);
+    for (path, text) in [
+        ("one", "one"),
+        ("two", "two"),
+        ("cat", "to a program"),
+        ("awk", "awk"),
+        ("texts/EOF", "hello you"),
+        ("texts/RAW", "hello $WHO"),
+    ] {
+        assert_eq!(files.text(path), text, "{path}");
+    }
 }
 
 #[test]

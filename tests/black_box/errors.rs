@@ -1,5 +1,7 @@
 //! What a person is told when a build fails: the place and the cause.
 
+use testing::http::{Answer, Server};
+
 use crate::fixture::{Background, Fixture};
 
 /// Fails to build `dockerfile`, and gives what is said. The daemon goes on serving.
@@ -42,6 +44,20 @@ RUN never
         "did not complete successfully: exit code: 42",
     ];
     check(&error, &expected);
+}
+
+#[test]
+fn a_program_that_is_not_there_is_named() {
+    let fixture = Fixture::new();
+    let error = failure(&fixture, "FROM busybox\nRUN [\"/no/such/program\"]\n");
+    check(
+        &error,
+        &[
+            ">>> RUN [\"/no/such/program\"]",
+            "/no/such/program",
+            "no such file or directory",
+        ],
+    );
 }
 
 #[test]
@@ -103,6 +119,13 @@ fn an_unknown_stage_is_named() {
 }
 
 #[test]
+fn an_empty_dockerfile_is_refused() {
+    let fixture = Fixture::new();
+    let error = failure(&fixture, "# nothing\n");
+    check(&error, &["Dockerfile", "file with no instructions"]);
+}
+
+#[test]
 fn an_image_that_is_not_there_is_named() {
     let fixture = Fixture::new();
     let image = fixture.registry.reference("missing:1");
@@ -115,6 +138,50 @@ fn an_image_that_is_not_there_is_named() {
             &format!("{image}: not found"),
         ],
     );
+}
+
+#[test]
+fn a_registry_that_refuses_is_named() {
+    let fixture = Fixture::new();
+    let server = Server::start(|_| Answer::new(403, "no")).unwrap();
+    let image = format!("{}/private:1", server.host());
+    let error = failure(&fixture, &format!("FROM {image}\n"));
+    check(
+        &error,
+        &[
+            "Dockerfile:1\n",
+            &format!(">>> FROM {image}"),
+            &image,
+            "403",
+        ],
+    );
+    // Nobody listens on a port that was free a moment ago.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let image = format!("{}/private:1", listener.local_addr().unwrap());
+    drop(listener);
+    let error = failure(&fixture, &format!("FROM {image}\n"));
+    check(&error, &["Dockerfile:1\n", &image, "refused"]);
+}
+
+#[test]
+fn a_push_that_is_refused_is_told() {
+    let fixture = Fixture::with("FROM scratch\nLABEL a=b\n");
+    let server = Server::start(|_| Answer::new(401, "who are you")).unwrap();
+    let name = format!("{}/made:1", server.host());
+    let build = fixture.build(&["--tag", &name, "--push"]);
+    check(build.ran.err(), &[&name, "authorization failed"]);
+}
+
+#[test]
+fn arguments_that_make_no_sense_are_refused_before_anything_is_built() {
+    let fixture = Fixture::new();
+    let ran = fixture.drydock(&["build", "."]);
+    check(ran.err(), &["there is no Dockerfile at `./Dockerfile`"]);
+    fixture.dockerfile("FROM busybox\n");
+    let ran = fixture.drydock(&["build", "-o", "type=nothing", "."]);
+    check(ran.err(), &["nothing"]);
+    let ran = fixture.drydock(&["build", "--secret", "id=a,src=/missing", "."]);
+    check(ran.err(), &["/missing"]);
 }
 
 #[test]

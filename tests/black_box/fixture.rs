@@ -132,16 +132,11 @@ impl Fixture {
 }
 
 /// Unpacks an archive into a new directory.
+#[track_caller]
 pub(crate) fn untar(archive: &Path, directory: &Path) {
     fs::create_dir(directory).unwrap();
-    let mut tar = Command::new("tar");
-    let status = tar
-        .arg("-xf")
-        .arg(archive)
-        .arg("-C")
-        .arg(directory)
-        .status();
-    assert!(status.unwrap().success());
+    let (archive, directory) = (archive.to_str().unwrap(), directory.to_str().unwrap());
+    tool("tar", &["-xf", archive, "-C", directory]);
 }
 
 /// A program that ended.
@@ -470,6 +465,16 @@ fn read_until(from: &mut impl Read, text: &str) -> String {
         read.push(byte[0]);
     }
     String::from_utf8_lossy(&read).into_owned()
+}
+
+/// The command lines of all processes of the machine.
+pub(crate) fn processes() -> Vec<String> {
+    let lines = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let bytes = fs::read(entry.ok()?.path().join("cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&bytes).replace('\0', " ");
+        Some(line.trim_end().to_owned())
+    });
+    lines.collect()
 }
 
 impl Drop for Background {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, tool};
 
 fn names(fixture: &Fixture) -> Vec<String> {
     let list = fixture.drydock(&["images"]);
@@ -39,6 +39,31 @@ fn a_name_is_given_and_taken() {
 }
 
 #[test]
+fn images_are_pulled_and_pushed() {
+    let fixture = Fixture::new();
+    fixture.drydock(&["pull", "busybox"]).ok();
+    assert_eq!(names(&fixture), ["busybox:latest"]);
+    let name = fixture.registry.reference("mine/busybox:2");
+    fixture.drydock(&["tag", "busybox", &name]).ok();
+    fixture.drydock(&["push", &name]).ok();
+    let layers = |repository, tag| -> Value {
+        let manifest = fixture.registry.manifest(repository, tag).unwrap();
+        serde_json::from_slice::<Value>(&manifest).unwrap()["layers"].clone()
+    };
+    assert_eq!(
+        layers("mine/busybox", "2"),
+        layers("library/busybox", "latest")
+    );
+    let missing = fixture.registry.reference("missing:1");
+    assert!(
+        fixture
+            .drydock(&["pull", &missing])
+            .err()
+            .contains(&missing)
+    );
+}
+
+#[test]
 fn images_outlive_the_daemon_and_pruning() {
     let mut fixture =
         Fixture::with("FROM busybox\nRUN echo kept > /file\nCMD [\"cat\", \"/file\"]\n");
@@ -51,4 +76,33 @@ fn images_outlive_the_daemon_and_pruning() {
             .ok(),
         "kept"
     );
+}
+
+#[test]
+fn an_image_is_saved_and_loaded() {
+    let fixture = Fixture::with("FROM busybox\nRUN echo saved > /file\nCMD [\"cat\", \"/file\"]\n");
+    fixture.build(&["-t", "made:1"]).ran.ok();
+    let archive = fixture.scratch().join("image.tar");
+    let path = archive.to_str().unwrap();
+    fixture.drydock(&["save", "-o", path, "made:1"]).ok();
+    tool("skopeo", &["inspect", &format!("docker-archive:{path}")]);
+    let other = Fixture::new();
+    other.drydock(&["load", "-i", path]).ok();
+    assert_eq!(names(&other), ["made:1"]);
+    assert_eq!(
+        other
+            .drydock(&["run", "--rm", "--pull", "never", "made:1"])
+            .ok(),
+        "saved"
+    );
+    // What skopeo writes is loaded, too.
+    let archive = fixture.scratch().join("skopeo.tar");
+    let copy = format!("oci-archive:{}:busybox:3", archive.display());
+    let name = fixture.registry.reference("library/busybox:latest");
+    let source = format!("docker://{name}");
+    let arguments = ["copy", "-q", "--src-tls-verify=false", &source, &copy];
+    tool("skopeo", &arguments);
+    let loaded = other.drydock(&["load", "-i", archive.to_str().unwrap()]);
+    assert!(loaded.ok().contains("busybox:3"), "{}", loaded.stdout);
+    assert_eq!(names(&other), ["busybox:3", "made:1"]);
 }

@@ -12,6 +12,7 @@
 mod autostart;
 mod concurrency;
 mod containers;
+mod crash;
 mod dockerfile;
 mod errors;
 mod fixture;

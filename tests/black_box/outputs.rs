@@ -106,6 +106,23 @@ fn gunzip(blob: &[u8]) -> Vec<u8> {
 }
 
 #[test]
+fn the_same_build_elsewhere_has_the_same_layers() {
+    let digests = || {
+        let fixture = Fixture::with("FROM busybox\nCOPY file /\n");
+        fixture.write("file", "same");
+        // A copy keeps the time, as in BuildKit.
+        let file = fs::File::options()
+            .write(true)
+            .open(fixture.context().join("file"));
+        file.unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+        let argument = ["--build-arg", "SOURCE_DATE_EPOCH=1000"];
+        let layout = fixture.layout(&argument);
+        (layout.manifest(), layout.config())
+    };
+    assert_eq!(digests(), digests());
+}
+
+#[test]
 fn compression_is_chosen() {
     let fixture = Fixture::with(DOCKERFILE);
     for (compression, suffix) in [("zstd", "+zstd"), ("uncompressed", "")] {

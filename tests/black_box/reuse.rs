@@ -89,6 +89,15 @@ fn a_step_that_makes_the_same_files_ends_the_rerun() {
 }
 
 #[test]
+fn no_cache_runs_everything() {
+    let fixture = fixture();
+    let build = fixture.build(&["--no-cache"]);
+    build.ran.ok();
+    // As in BuildKit, this is about commands and copies: the directory is there.
+    assert_eq!(build.executed(), STEPS[1..]);
+}
+
+#[test]
 fn no_cache_for_a_stage_runs_that_stage() {
     let dockerfile = "FROM busybox AS one\nRUN echo 1 > /1\nFROM busybox AS two\nRUN echo 2 > /2\n\
                       FROM scratch\nCOPY --from=one /1 /\nCOPY --from=two /2 /\n";
