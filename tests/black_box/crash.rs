@@ -1,7 +1,8 @@
 //! A daemon that is killed leaves nothing, and the next one goes on from what was recorded.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::{fs, process};
 
 use crate::fixture::{Background, Fixture, eventually, processes};
 
@@ -24,8 +25,11 @@ struct Named {
 
 impl Named {
     fn new() -> Named {
-        let id = std::process::id();
-        let (parent, bridge) = (format!("drydock-crash-{id}"), format!("ddc{id}"));
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        // Tests may be threads of one process.
+        let (id, number) = (process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let parent = format!("drydock-crash-{id}-{number}");
+        let bridge = format!("ddc{id}-{number}");
         let config = format!(
             "[worker.oci]\ndefaultCgroupParent = \"{parent}\"\nbridgeName = \"{bridge}\"\n"
         );

@@ -1,12 +1,11 @@
 //! What CI runs, and nothing else.
 
-use crate::{layers, needs, shell, test};
+use crate::{layers, shell, test};
 
 /// Runs every check; stops at the first that fails.
 pub(crate) fn run() -> anyhow::Result<()> {
     shell::run(&mut shell::cargo(["fmt", "--all", "--check"]))?;
     layers::run()?;
-    needs::install_nextest()?;
     let clippy = [
         "clippy",
         "--workspace",

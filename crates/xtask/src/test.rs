@@ -5,11 +5,22 @@ use std::ffi::OsString;
 use crate::{needs, shell};
 
 /// Installs what is missing, builds the program that black-box tests start, and runs everything.
+///
+/// # Errors
+/// When a test fails, or something that tests need cannot be had.
 pub(crate) fn run(arguments: &[OsString]) -> anyhow::Result<()> {
     needs::root_user()?;
     needs::install(needs::TESTS)?;
-    needs::install_nextest()?;
-    shell::run(&mut shell::cargo(["build", "--package", "drydock"]))?;
-    let nextest = ["nextest", "run", "--workspace"];
-    shell::run(shell::cargo(nextest).args(arguments))
+    shell::run(&mut shell::cargo([
+        "build",
+        "--package",
+        "drydock",
+        "--locked",
+    ]))?;
+    let runner: &[&str] = match needs::has_nextest() {
+        true => &["nextest", "run"],
+        false => &["test"],
+    };
+    let workspace = ["--workspace", "--locked"];
+    shell::run(shell::cargo(runner).args(workspace).args(arguments))
 }
