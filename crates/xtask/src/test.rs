@@ -21,6 +21,6 @@ pub(crate) fn run(arguments: &[OsString]) -> anyhow::Result<()> {
         true => &["nextest", "run"],
         false => &["test"],
     };
-    let workspace = ["--workspace", "--locked"];
-    shell::run(shell::cargo(runner).args(workspace).args(arguments))
+    // Of the checkout's root, which is every package, unless the arguments choose some.
+    shell::run(shell::cargo(runner).arg("--locked").args(arguments))
 }
