@@ -59,7 +59,7 @@ impl Daemon {
             name,
             process,
             client,
-            state: state,
+            state,
         })
     }
 
