@@ -7,7 +7,7 @@ mod cases;
 mod daemon;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -68,10 +68,7 @@ async fn measure(arguments: &Arguments, program: PathBuf) -> anyhow::Result<()> 
     registry.push("library/bench:1", &Image::busybox()?)?;
     let base = registry.reference("library/bench:1");
 
-    let mut daemons = vec![Daemon::start("drydock", &program, Some("drydockd")).await?];
-    if let Some(peer) = &arguments.peer {
-        daemons.push(Daemon::start("peer", peer, None).await?);
-    }
+    let daemons = start(arguments, &program).await?;
     println!("{}", header(daemons.len() > 1));
     if "idle".contains(&arguments.only) {
         tokio::time::sleep(SETTLE).await;
@@ -89,22 +86,13 @@ async fn measure(arguments: &Arguments, program: PathBuf) -> anyhow::Result<()> 
         .filter(|case| case.name().contains(&arguments.only))
     {
         let mut times = vec![Vec::new(); daemons.len()];
-        let mut setups = Vec::new();
-        for daemon in &daemons {
-            setups.push(case.prepare(daemon, &base).await?);
-        }
-        for _ in 0..arguments.rounds.max(1) {
-            for ((daemon, setup), times) in daemons.iter().zip(&mut setups).zip(&mut times) {
-                let took = setup.measure(daemon).await;
-                times.push(took.with_context(|| {
-                    format!(
-                        "{} failed at {}:\n{}\n",
-                        case.name(),
-                        daemon.name(),
-                        daemon.log()
-                    )
-                })?);
+        if case.wants_fresh_daemons() {
+            for _ in 0..arguments.rounds.max(1) {
+                let fresh = start(arguments, &program).await?;
+                rounds(*case, &fresh, &base, 1, &mut times).await?;
             }
+        } else {
+            rounds(*case, &daemons, &base, arguments.rounds, &mut times).await?;
         }
         println!("{}", row(*case, &times));
     }
@@ -118,6 +106,41 @@ async fn measure(arguments: &Arguments, program: PathBuf) -> anyhow::Result<()> 
             "{}",
             memory_row("after all that, resident", &resident, None)
         );
+    }
+    Ok(())
+}
+
+/// Starts what is to be compared, each with a state of its own.
+async fn start(arguments: &Arguments, program: &Path) -> anyhow::Result<Vec<Daemon>> {
+    let mut daemons = vec![Daemon::start("drydock", program, Some("drydockd")).await?];
+    if let Some(peer) = &arguments.peer {
+        daemons.push(Daemon::start("peer", peer, None).await?);
+    }
+    Ok(daemons)
+}
+
+/// Measures a case at all daemons in turn.
+async fn rounds(
+    case: Case,
+    daemons: &[Daemon],
+    base: &str,
+    count: usize,
+    times: &mut [Vec<Duration>],
+) -> anyhow::Result<()> {
+    let failed = |daemon: &Daemon| {
+        let (name, log) = (daemon.name(), daemon.log());
+        format!("{} failed at {name}:\n{log}\n", case.name())
+    };
+    let mut setups = Vec::new();
+    for daemon in daemons {
+        let setup = case.prepare(daemon, base).await;
+        setups.push(setup.with_context(|| failed(daemon))?);
+    }
+    for _ in 0..count.max(1) {
+        for ((daemon, setup), times) in daemons.iter().zip(&setups).zip(times.iter_mut()) {
+            let took = setup.measure(daemon).await;
+            times.push(took.with_context(|| failed(daemon))?);
+        }
     }
     Ok(())
 }

@@ -69,6 +69,12 @@ impl Case {
         }
     }
 
+    /// Whether each measurement starts with new daemons. buildkitd mounts at most some 500 layers, and
+    /// fewer when the names of its snapshots have four digits.
+    pub(super) fn wants_fresh_daemons(self) -> bool {
+        matches!(self, Case::Chain | Case::ChainCached)
+    }
+
     /// Does what comes before the first measurement.
     pub(super) async fn prepare(self, daemon: &Daemon, base: &str) -> anyhow::Result<Setup> {
         let setup = match self {
