@@ -106,3 +106,17 @@ fn an_image_is_saved_and_loaded() {
     assert!(loaded.ok().contains("busybox:3"), "{}", loaded.stdout);
     assert_eq!(names(&other), ["busybox:3", "made:1"]);
 }
+
+#[test]
+fn a_build_starts_from_an_image_of_the_store() {
+    let fixture = Fixture::with("FROM busybox\nRUN echo base > /base\n");
+    // The registry has no such image.
+    let name = fixture.registry.reference("mine/base:1");
+    fixture.build(&["-t", &name]).ran.ok();
+    fixture.dockerfile(&format!("FROM {name}\nRUN cat /base > /seen\n"));
+    assert_eq!(fixture.files(&[]).text("seen"), "base");
+    // With `--pull` it is the registry's word that counts.
+    let build = fixture.build(&["--pull"]);
+    let error = build.ran.err();
+    assert!(error.contains("mine/base:1"), "{error}");
+}

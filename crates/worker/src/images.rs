@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use llb::{SourceOp, Vertex};
 use oci::{Digest, Platform, Reference};
 use proto::worker as wire;
@@ -64,43 +65,164 @@ fn parse(reference: &str) -> Result<Reference, Failure> {
         .map_err(|error| Failure::user(format!("failed to parse {reference}: {}", chain(&error))))
 }
 
+/// Where a reference is looked up, in the words of LLB's `image.resolvemode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// In the registry; in the worker's store where that fails.
+    Default,
+    /// In the registry only.
+    Pull,
+    /// In the worker's store; in the registry where it is not there.
+    Local,
+}
+
+impl Mode {
+    pub(crate) fn parse(text: &str) -> Result<Mode, Failure> {
+        match text {
+            "" | "default" => Ok(Mode::Default),
+            "pull" => Ok(Mode::Pull),
+            "local" => Ok(Mode::Local),
+            other => Err(Failure::user(format!(
+                "invalid image resolve mode `{other}`; it is default, pull or local"
+            ))),
+        }
+    }
+}
+
+/// An image that a reference names.
+pub(crate) enum Found {
+    /// It is in a registry; its layers may not be here.
+    Remote(Box<ResolvedImage>),
+    /// It is in the worker's store.
+    Stored {
+        /// Of the manifest or index.
+        digest: Digest,
+        image: Box<refs::Image>,
+        kept: Ref,
+    },
+}
+
+impl Found {
+    /// The digest of the manifest or index.
+    pub(crate) fn digest(&self) -> Digest {
+        match self {
+            Found::Remote(image) => image.root.digest,
+            Found::Stored { digest, .. } => *digest,
+        }
+    }
+
+    /// The image's config as JSON.
+    pub(crate) fn config(&self) -> Bytes {
+        match self {
+            Found::Remote(image) => image.config_bytes.clone(),
+            Found::Stored { image, .. } => image.config.clone().into(),
+        }
+    }
+
+    /// Its files as a ref, named by what it is.
+    pub(crate) fn keep(
+        self,
+        shared: &Shared,
+        reference: &str,
+        record_type: RecordType,
+    ) -> Result<Ref, Failure> {
+        match self {
+            Found::Remote(image) => keep_lazy(shared, &image, reference, record_type),
+            Found::Stored { kept, .. } => Ok(kept),
+        }
+    }
+}
+
+/// The image of the store that has the request's name and, where it has one, its digest.
+fn stored(shared: &Shared, request: &ImageRequest) -> Option<Found> {
+    if request.layer_limit.is_some() {
+        return None;
+    }
+    let mut named = request.reference.clone();
+    let wanted = [named.digest.take(), request.checksum];
+    let images = shared.refs.image(&named.with_default_tag().to_string());
+    let fitting = images.into_iter().filter_map(|(image, kept)| {
+        let digest = image.manifest.as_ref()?.digest;
+        let rank = image.platform.serves(&request.platform)?;
+        let is_wanted = wanted.iter().flatten().all(|want| *want == digest);
+        let image = Box::new(image);
+        is_wanted.then_some((
+            rank,
+            Found::Stored {
+                digest,
+                image,
+                kept,
+            },
+        ))
+    });
+    fitting
+        .min_by_key(|(rank, _)| *rank)
+        .map(|(_, found)| found)
+}
+
+/// What `request` names, looked up where `mode` says.
+async fn find(
+    shared: &Shared,
+    sources: &Sources,
+    request: &ImageRequest,
+    mode: Mode,
+) -> Result<Found, Failure> {
+    if mode == Mode::Local
+        && let Some(found) = stored(shared, request)
+    {
+        return Ok(found);
+    }
+    let error = match shared.resolver.resolve(sources, request).await {
+        Ok(image) => return Ok(Found::Remote(Box::new(image))),
+        Err(error) => error,
+    };
+    match mode {
+        Mode::Default => stored(shared, request).ok_or_else(|| image_failure(error)),
+        Mode::Pull | Mode::Local => Err(image_failure(error)),
+    }
+}
+
 /// Resolves an image for `ResolveImage`.
 pub(crate) async fn resolve(
     shared: &Shared,
     reference: &str,
     platform: Option<Platform>,
+    mode: Mode,
     sessions: &Sessions,
-) -> Result<(Reference, ResolvedImage), Failure> {
-    resolve_with(
-        shared,
-        reference,
-        platform,
-        &session_sources(shared, sessions),
-    )
-    .await
+) -> Result<(Reference, Found), Failure> {
+    let request = image_request(shared, reference, platform)?;
+    let found = find(shared, &session_sources(shared, sessions), &request, mode).await?;
+    Ok((request.reference, found))
 }
 
-/// As [`resolve`], with the given access.
+fn image_request(
+    shared: &Shared,
+    reference: &str,
+    platform: Option<Platform>,
+) -> Result<ImageRequest, Failure> {
+    Ok(ImageRequest {
+        reference: parse(reference)?,
+        layout: None,
+        platform: platform.unwrap_or_else(|| shared.options.platforms[0].clone()),
+        checksum: None,
+        layer_limit: None,
+    })
+}
+
+/// Resolves an image at its registry, with the given access.
 pub(crate) async fn resolve_with(
     shared: &Shared,
     reference: &str,
     platform: Option<Platform>,
     sources: &Sources,
 ) -> Result<(Reference, ResolvedImage), Failure> {
-    let parsed = parse(reference)?;
-    let request = ImageRequest {
-        reference: parsed.clone(),
-        layout: None,
-        platform: platform.unwrap_or_else(|| shared.options.platforms[0].clone()),
-        checksum: None,
-        layer_limit: None,
-    };
+    let request = image_request(shared, reference, platform)?;
     let image = shared
         .resolver
         .resolve(sources, &request)
         .await
         .map_err(image_failure)?;
-    Ok((parsed, image))
+    Ok((request.reference, image))
 }
 
 fn image_failure(error: source::ImageError) -> Failure {
@@ -117,7 +239,9 @@ pub(crate) async fn resolve_source(
     reference: &str,
     vertex: &Vertex,
     sessions: &Sessions,
-) -> Result<ResolvedImage, Failure> {
+) -> Result<Found, Failure> {
+    let mode = op.attrs.get("image.resolvemode");
+    let mode = Mode::parse(mode.map_or("", String::as_str))?;
     let checksum = op
         .attrs
         .get("image.checksum")
@@ -135,12 +259,7 @@ pub(crate) async fn resolve_source(
             .transpose()
             .map_err(|_| Failure::user("image.layerlimit is no number"))?,
     };
-    let sources = session_sources(shared, sessions);
-    shared
-        .resolver
-        .resolve(&sources, &request)
-        .await
-        .map_err(image_failure)
+    find(shared, &session_sources(shared, sessions), &request, mode).await
 }
 
 /// Makes a ref of an image whose layers come in when they are needed, named by its manifest.

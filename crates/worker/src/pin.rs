@@ -40,7 +40,7 @@ pub(crate) async fn pin(
     let id = match scheme(op)? {
         ("docker-image", reference) => {
             let image = images::resolve_source(shared, op, reference, &vertex, &sessions).await?;
-            let pinned = images::keep_lazy(shared, &image, reference, record_type(op))?;
+            let pinned = image.keep(shared, reference, record_type(op))?;
             shared.refs.lease(&request.job).add(&pinned);
             pinned.id()
         }
@@ -101,7 +101,7 @@ pub(crate) async fn realize(
     match scheme(op)? {
         ("docker-image", reference) => {
             let image = images::resolve_source(shared, op, reference, vertex, sessions).await?;
-            let pinned = images::keep_lazy(shared, &image, reference, record_type(op))?;
+            let pinned = image.keep(shared, reference, record_type(op))?;
             if pinned.id() == id {
                 return Ok(pinned);
             }

@@ -247,11 +247,12 @@ impl Worker for WorkerService {
         let request = request.into_inner();
         let sessions = self.shared.enter(&request.job, &request.sessions);
         let platform = request.platform.map(convert::platform);
+        let mode = images::Mode::parse(&request.resolve_mode)?;
         let (reference, image) =
-            images::resolve(&self.shared, &request.reference, platform, &sessions).await?;
+            images::resolve(&self.shared, &request.reference, platform, mode, &sessions).await?;
         Ok(Response::new(wire::ResolveImageResponse {
-            digest: image.root.digest.to_string(),
-            config: image.config_bytes,
+            digest: image.digest().to_string(),
+            config: image.config(),
             reference: reference.to_string(),
         }))
     }
