@@ -69,6 +69,7 @@ fn a_file_that_is_not_there_is_named() {
         &[
             "Dockerfile:3\n",
             "   3 | >>> COPY missing.txt /\n",
+            "failed to solve: failed to compute cache key: failed to calculate checksum of ref ",
             "/missing.txt",
             "not found",
         ],

@@ -128,10 +128,7 @@ impl solver::Worker for JobPort {
             .clone()
             .digest(message)
             .await
-            .map_err(|status| {
-                // BuildKit: `solver/edge.go`.
-                OpError::from(WorkerError::from(status)).while_doing("failed to compute cache key")
-            })?;
+            .map_err(WorkerError::from)?;
         Ok(convert::digest(&answer.into_inner().digest)?)
     }
 

@@ -247,6 +247,7 @@ impl Job {
                 self.begin_content(vertex, shared);
             }
             Err(error) => {
+                // BuildKit: `solver/edge.go`.
                 let error = error.while_doing("failed to compute cache key");
                 self.fail_naming_at(vertex, error, shared);
             }
