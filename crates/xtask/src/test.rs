@@ -11,12 +11,12 @@ use crate::{needs, shell};
 pub(crate) fn run(arguments: &[OsString]) -> anyhow::Result<()> {
     needs::root_user()?;
     needs::install(needs::TESTS)?;
-    shell::run(&mut shell::cargo([
-        "build",
-        "--package",
-        "drydock",
-        "--locked",
-    ]))?;
+    // Together with all tests, so that nothing is compiled twice with other features.
+    let build: &[&str] = match arguments {
+        [] => &["build", "--workspace", "--bins", "--tests", "--locked"],
+        _ => &["build", "--package", "drydock", "--locked"],
+    };
+    shell::run(&mut shell::cargo(build))?;
     let runner: &[&str] = match needs::has_nextest() {
         true => &["nextest", "run"],
         false => &["test"],
