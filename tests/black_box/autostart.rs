@@ -4,8 +4,10 @@ use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use tempfile::TempDir;
+use testing::http::{Answer, Server};
 
 use crate::fixture::{Background, Ran, eventually, run};
 
@@ -115,6 +117,25 @@ fn a_daemon_leaves_when_it_is_idle() {
     let ran = daemon.wait().unwrap();
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     assert!(!place.is_served());
+}
+
+#[test]
+fn a_daemon_is_not_idle_while_it_answers() {
+    // Longer than it may be idle, and it looks at that twice a second.
+    let server = Server::start(|_| {
+        std::thread::sleep(Duration::from_secs(3));
+        Answer::new(404, "")
+    });
+    let server = server.unwrap();
+    let place = Place::new();
+    let address = format!("unix://{}", place.socket().display());
+    fs::create_dir(place.path("run")).unwrap();
+    let mut daemon = place.command(&["daemon", "run", "--idle-exit", "1s", "--addr", &address]);
+    let daemon = Background::start(daemon.arg("--root").arg(place.path("state")));
+    eventually("it listens", || place.is_served());
+    let ran = place.drydock(&["pull", &format!("{}/late:1", server.host())]);
+    assert!(ran.err().contains("late:1: not found"), "{}", ran.stderr);
+    assert_eq!(daemon.wait().unwrap().code, 0);
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! Start at [`tunnel`].
 
 pub mod address;
+pub mod calls;
 pub mod connect;
 pub mod listen;
 pub mod pipe;

@@ -20,6 +20,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         "--workspace",
         "--no-deps",
         "--document-private-items",
+        "--all-features",
         "--locked",
     ];
     shell::run(shell::cargo(doc).env("RUSTDOCFLAGS", "-D warnings"))

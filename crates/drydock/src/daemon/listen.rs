@@ -5,6 +5,7 @@ use std::pin::pin;
 use anyhow::Context as _;
 use futures::future::try_join_all;
 use rpc::address::Address;
+use rpc::calls::Calls;
 use rpc::listen::{ListenOptions, Listener, group_id, listen};
 use rpc::tls::TlsFiles;
 use tokio_util::sync::CancellationToken;
@@ -79,8 +80,14 @@ pub(super) async fn bind(config: &Config) -> anyhow::Result<Listeners> {
 }
 
 impl Listeners {
-    /// Serves `routes` until `stop`; calls that run then are finished or cut off by the caller.
-    pub(super) async fn serve(self, routes: Routes, stop: CancellationToken) -> anyhow::Result<()> {
+    /// Serves `routes` until `stop`; calls that run then are finished or cut off by the caller. All
+    /// are counted in `calls`.
+    pub(super) async fn serve(
+        self,
+        routes: Routes,
+        calls: Calls,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
         let plain = self.plain.into_iter().map(|listener| (listener, None));
         let tls = self.tls;
         let secured = self
@@ -88,7 +95,7 @@ impl Listeners {
             .into_iter()
             .map(|listener| (listener, tls.clone()));
         let serving = plain.chain(secured).map(|(listener, tls)| {
-            let (routes, stop) = (routes.clone(), stop.clone());
+            let (routes, calls, stop) = (routes.clone(), calls.clone(), stop.clone());
             async move {
                 let mut server = Server::builder();
                 if let Some(tls) = tls {
@@ -99,6 +106,7 @@ impl Listeners {
                     .initial_stream_window_size(STREAM_WINDOW)
                     .initial_connection_window_size(CONNECTION_WINDOW)
                     .http2_max_header_list_size(MAX_HEADERS)
+                    .layer(calls)
                     .add_routes(routes)
                     .serve_with_incoming_shutdown(listener, stopped)
                     .await

@@ -13,6 +13,7 @@ use std::fs::File;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
+use rpc::calls::Calls;
 use rustix::fs::FlockOperation;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -34,13 +35,14 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     let listeners = listen::bind(&config).await?;
     let daemon = Daemon::start(&config).await?;
     let stop = CancellationToken::new();
-    let serving = listeners.serve(daemon.routes(), stop.clone());
+    let calls = Calls::default();
+    let serving = listeners.serve(daemon.routes(), calls.clone(), stop.clone());
     tokio::pin!(serving);
     tracing::info!(root = %config.root.display(), "ready");
     let ended = tokio::select! {
         ended = &mut serving => ended,
         () = &mut told_to_stop => Ok(()),
-        () = idle::wait(&daemon, config.idle_exit) => {
+        () = idle::wait(&daemon, &calls, config.idle_exit) => {
             tracing::info!("nothing to do: leaving");
             Ok(())
         }
