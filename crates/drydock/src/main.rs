@@ -6,6 +6,11 @@
 //!
 //! Start reading at `personality`, then `cli` (one file a command) or `daemon`.
 
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "`--help` prints the comments of flags, where brackets enclose what may be left out"
+)]
+
 mod autostart;
 mod buildctl;
 mod cli;

@@ -10,9 +10,9 @@ use time::OffsetDateTime;
 use tokio::io::AsyncWrite;
 
 use crate::blobs::Reader;
-use crate::error::ExportError;
+use crate::error::{ExportError, LayerError};
 use crate::image::{self, Built, Source};
-use crate::layers::{Layers, Wanted};
+use crate::layers::{Layer, Layers, Wanted};
 use crate::options::{ImageOptions, Kind, TreeOptions};
 use crate::push::{self, How};
 use crate::tree::{self, ExportTree};
@@ -250,8 +250,21 @@ impl Exporter {
         tree::open(self.refs().snapshots(), source, options)
     }
 
-    fn refs(&self) -> &Refs {
+    pub(crate) fn refs(&self) -> &Refs {
         &self.layers.refs
+    }
+
+    /// The layers of `filesystem` as blobs.
+    pub(crate) async fn layers_of(
+        &self,
+        filesystem: &Ref,
+        wanted: &Wanted,
+        caller: &Caller,
+    ) -> Result<Vec<Layer>, LayerError> {
+        let reader = self.reader(caller);
+        self.layers
+            .of(Some(filesystem), wanted, &reader, &caller.lease)
+            .await
     }
 
     fn reader(&self, caller: &Caller) -> Reader {

@@ -20,6 +20,7 @@ mod layers;
 mod media;
 mod options;
 mod push;
+mod stored;
 mod tree;
 
 pub use annotations::Annotations;

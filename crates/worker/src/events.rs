@@ -5,7 +5,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use proto::worker as wire;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
@@ -35,11 +37,20 @@ impl Events {
             .await;
     }
 
-    /// Tells of an item; for blocking threads as well as async code, so it may drop an update when
-    /// the queue is full. Ends are never dropped: see [`Events::item_done`].
+    /// Tells of an item; for blocking threads as well as async code, so an update is dropped when
+    /// the queue is full. An end then waits for room, by itself.
     pub(crate) fn item(&self, progress: wire::Progress) {
+        let is_end = progress.completed.is_some();
         let event = wire::op_event::Event::Progress(progress);
-        let _ = self.0.try_send(Ok(wire::OpEvent { event: Some(event) }));
+        let event = Ok(wire::OpEvent { event: Some(event) });
+        if let Err(TrySendError::Full(event)) = self.0.try_send(event)
+            && is_end
+            && let Ok(runtime) = Handle::try_current()
+        {
+            let sender = self.0.clone();
+            // Fails when the caller has gone.
+            runtime.spawn(async move { sender.send(event).await });
+        }
     }
 
     /// Tells that an item began or ended.

@@ -296,6 +296,13 @@ pub(crate) fn keep_lazy(
         .map_err(Failure::host)
 }
 
+/// Puts the manifest of an image into the store, so that it can go out again as it came in.
+pub(crate) fn keep_blobs(shared: &Shared, image: &ResolvedImage) -> Result<Vec<Digest>, Failure> {
+    let content = shared.refs.content();
+    let kept = content.insert(&image.manifest_bytes);
+    Ok(vec![kept.map_err(Failure::host)?])
+}
+
 /// Brings in the layers of a ref that are not here.
 pub(crate) async fn materialize(
     shared: &Shared,

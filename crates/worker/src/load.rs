@@ -152,7 +152,7 @@ async fn image(shared: &Arc<Shared>, descriptor: Descriptor) -> Result<String, F
         manifest: Some(found.root.clone()),
         ref_id: kept.id(),
         created: SystemTime::now(),
-        blobs: Vec::new(),
+        blobs: images::keep_blobs(shared, &found)?,
     };
     shared
         .refs

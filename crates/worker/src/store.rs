@@ -227,7 +227,7 @@ pub(crate) async fn pull(
         manifest: Some(image.root.clone()),
         ref_id: kept.id(),
         created: SystemTime::now(),
-        blobs: Vec::new(),
+        blobs: images::keep_blobs(shared, &image)?,
     };
     shared
         .refs
@@ -268,7 +268,7 @@ fn caller(
     }
 }
 
-/// Pushes an image under one of its names, layers compressed as they are for any push.
+/// Pushes an image under one of its names: as it came in, where that can be had.
 pub(crate) async fn push(
     shared: &Arc<Shared>,
     request: wire::PushImageRequest,
@@ -291,12 +291,18 @@ pub(crate) async fn push(
         &format!("push {name}"),
     );
     let failed = |error: exporter::ExportError| Failure::user(chain(&error));
-    let source = source(&image, reference);
-    let built = shared
+    let stored = shared
         .exporter
-        .build(&source, &options, &caller)
-        .await
-        .map_err(failed)?;
+        .stored(&image, &reference, vec![name], &caller)
+        .await;
+    let built = match stored.map_err(failed)? {
+        Some(built) => built,
+        None => {
+            let source = source(&image, reference);
+            let built = shared.exporter.build(&source, &options, &caller).await;
+            built.map_err(failed)?
+        }
+    };
     shared
         .exporter
         .push(&built, &options, &caller)
