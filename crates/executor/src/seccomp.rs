@@ -1,7 +1,7 @@
 //! System call filters: Docker's default profile, and any OCI profile to BPF.
 //!
 //! The profile is kept as the list of calls that are *not* let through, with the capability that
-//! unlocks each; all others the table of [`numbers`] knows are allowed. What the table does not know
+//! unlocks each; all others the table of `numbers` knows are allowed. What the table does not know
 //! is younger than it and answers `ENOSYS`, so that programs fall back to an older call, which they
 //! do not do after `EPERM`.
 

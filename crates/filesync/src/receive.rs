@@ -2,7 +2,7 @@
 //!
 //! Packets are taken in by one task and handed on in batches: the list to a *planner* thread,
 //! which compares it with the directory and decides ([`plan`]), data to a few *writer* threads
-//! ([`write`]). The task waits for these threads; they wait only for the disk and for it, never
+//! ([`mod@write`]). The task waits for these threads; they wait only for the disk and for it, never
 //! for the connection, so that no circle of waiting can close through the sender.
 
 mod metadata;

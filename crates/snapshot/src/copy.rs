@@ -82,7 +82,7 @@ pub(crate) fn tree(from: &OwnedFd, to: &OwnedFd, transfer: Transfer) -> io::Resu
     below(from.try_clone()?, to.try_clone()?, Vec::new(), &mut links)
 }
 
-/// Like [`tree`], for a directory at `path` below the one that `links` was made for.
+/// Like [`tree()`], for a directory at `path` below the one that `links` was made for.
 pub(crate) fn below(
     from: OwnedFd,
     to: OwnedFd,
