@@ -16,6 +16,8 @@ mod crash;
 mod dockerfile;
 mod errors;
 mod fixture;
+mod gateway;
+mod graph;
 mod images;
 mod outputs;
 mod reuse;

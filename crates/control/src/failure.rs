@@ -9,6 +9,13 @@ use crate::status::{ranges, source_info};
 
 /// A failed build, with all that clients can show of it.
 pub(crate) fn status(error: &BuildError) -> Status {
+    // What a client returned as its frontend goes back with all it had.
+    let foreign = error.foreign.as_ref();
+    if let Some(failure) = foreign.and_then(|source| source.downcast_ref::<Failure>()) {
+        let mut failure = failure.clone();
+        failure.message.clone_from(&error.message);
+        return failure.to_status();
+    }
     // BuildKit's errors are of no class, except where its clients act on the code.
     let code = match error.class {
         ErrorClass::User | ErrorClass::Host => Code::Unknown,

@@ -74,6 +74,7 @@ impl Control {
             .build_v1alpha()
             .expect("own descriptors decode");
         Routes::new(control)
+            .add_service(self.engine.driven().service().server())
             .add_service(health)
             .add_service(v1)
             .add_service(alpha)

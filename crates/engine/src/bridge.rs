@@ -259,15 +259,10 @@ impl Bridge for BuildBridge {
                 request.reference
             )));
         }
-        let mode = match request.mode {
-            ResolveMode::Default => "default",
-            ResolveMode::ForcePull => "pull",
-            ResolveMode::PreferLocal => "local",
-        };
         let query = ImageQuery {
             reference: request.reference,
             platform: request.platform,
-            mode,
+            mode: mode(request.mode),
         };
         let image = self.shared.resolve(query, &request.log_name).await?;
         Ok(ResolvedImage {
@@ -285,7 +280,7 @@ impl Bridge for BuildBridge {
             let query = ImageQuery {
                 reference: reference.to_owned(),
                 platform: request.platform,
-                mode: "default",
+                mode: mode(request.mode),
             };
             let image = self.shared.resolve(query, &request.log_name).await?;
             return Ok(ResolvedSource {
@@ -316,6 +311,15 @@ impl BuildBridge {
     ) -> Result<Digest, FrontendError> {
         let id = self.shared.realize(result).await?;
         id.ok_or_else(|| FrontendError::NotFound(format!("{path}: no such file or directory")))
+    }
+}
+
+/// BuildKit's name of a mode.
+fn mode(mode: ResolveMode) -> &'static str {
+    match mode {
+        ResolveMode::Default => "default",
+        ResolveMode::ForcePull => "pull",
+        ResolveMode::PreferLocal => "local",
     }
 }
 

@@ -43,7 +43,10 @@ pub(crate) async fn run(
         job: request.build_ref.clone(),
     };
 
-    let outcome = build(&shared, &request).await;
+    let outcome = match served(engine, &shared, &request) {
+        Ok(served) => build(&shared, &request, served.as_ref()).await,
+        Err(error) => Err(error),
+    };
     // The job ends before its progress does, so that what it told last is shown.
     drop(shared);
     follower.finish().await;
@@ -71,11 +74,48 @@ impl Drop for Release {
     }
 }
 
+/// Lends the bridge of a build that has neither frontend nor graph to its client, which drives it.
+fn served(
+    engine: &Engine,
+    shared: &Arc<Shared>,
+    request: &BuildRequest,
+) -> Result<Option<gateway::Served>, BuildError> {
+    if !request.frontend.is_empty() || request.definition.is_some() {
+        return Ok(None);
+    }
+    let worker = shared.worker.description();
+    let facts = gateway::Facts {
+        worker: worker.id.clone(),
+        labels: worker.labels.clone(),
+        platforms: worker.platforms.clone(),
+    };
+    let bridge = Arc::new(bridge(shared, request));
+    let served = engine
+        .inner
+        .driven
+        .serve(&request.build_ref, bridge, facts)?;
+    Ok(Some(served))
+}
+
+fn bridge(shared: &Arc<Shared>, request: &BuildRequest) -> BuildBridge {
+    BuildBridge {
+        shared: shared.clone(),
+        options: request.attrs.clone(),
+        inputs: request.inputs.clone(),
+        depth: 0,
+    }
+}
+
+/// Builds; `client` is there when it is its own frontend.
 async fn build(
     shared: &Arc<Shared>,
     request: &BuildRequest,
+    client: Option<&gateway::Served>,
 ) -> Result<BTreeMap<String, String>, BuildError> {
-    let result = evaluate_frontend(shared, request).await?;
+    let result = match client {
+        Some(client) => client.result().await?,
+        None => evaluate_frontend(shared, request).await?,
+    };
     let refs = try_join_all(result.all_refs().map(|(key, result_ref)| async move {
         let id = shared.realize(result_ref).await?;
         Ok::<_, BuildError>((key.to_owned(), id))
@@ -121,13 +161,7 @@ async fn evaluate_frontend(
             ..BuildResult::default()
         });
     }
-    let bridge = BuildBridge {
-        shared: shared.clone(),
-        options: request.attrs.clone(),
-        inputs: request.inputs.clone(),
-        depth: 0,
-    };
-    Ok(bridge::run_frontend(&request.frontend, bridge).await?)
+    Ok(bridge::run_frontend(&request.frontend, bridge(shared, request)).await?)
 }
 
 async fn export(

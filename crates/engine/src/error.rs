@@ -1,5 +1,7 @@
 //! Why a build failed.
 
+use std::sync::Arc;
+
 use frontend::{ErrorClass, FrontendError, SourceLocation};
 use oci::Digest;
 
@@ -19,6 +21,9 @@ pub struct BuildError {
     pub locations: Vec<SourceLocation>,
     /// A typed refusal that clients know.
     pub refusal: Option<Refusal>,
+    /// The error of a frontend outside the daemon, with what only the wire knows of it.
+    #[source]
+    pub foreign: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 /// Refusals that clients act upon.
@@ -45,6 +50,7 @@ impl BuildError {
             exit_code: None,
             locations: Vec::new(),
             refusal: None,
+            foreign: None,
         }
     }
 
@@ -69,6 +75,10 @@ impl From<FrontendError> for BuildError {
             FrontendError::UnsupportedSubrequest(name) => Some(Refusal::Subrequest(name.clone())),
             _ => None,
         };
+        let foreign = match &error {
+            FrontendError::Foreign { source, .. } => Some(source.clone()),
+            _ => None,
+        };
         BuildError {
             message: error.to_string(),
             class: error.class(),
@@ -76,6 +86,7 @@ impl From<FrontendError> for BuildError {
             exit_code,
             locations: error.locations().to_vec(),
             refusal,
+            foreign,
         }
     }
 }

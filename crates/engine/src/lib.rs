@@ -35,6 +35,7 @@ struct Inner {
     worker: Worker,
     solver: solver::Solver,
     builds: Arc<Builds>,
+    driven: gateway::Builds,
     options: Options,
 }
 
@@ -73,6 +74,7 @@ impl Engine {
                 worker,
                 solver,
                 builds: Arc::default(),
+                driven: gateway::Builds::default(),
                 options,
             }),
         }
@@ -97,6 +99,11 @@ impl Engine {
     /// When there is no such build, after a few seconds of waiting for it.
     pub async fn watch(&self, name: &str) -> Result<progress::Watcher, BuildError> {
         Ok(self.inner.builds.log(name).await?.watch())
+    }
+
+    /// The builds whose clients are their frontends, for the service by which those clients call.
+    pub fn driven(&self) -> &gateway::Builds {
+        &self.inner.driven
     }
 
     /// Stops all builds and waits until their steps have ended.

@@ -69,6 +69,16 @@ pub enum FrontendError {
     /// Something that the engine cannot do.
     #[error("{0}")]
     Unsupported(String),
+    /// A frontend outside the daemon failed; what only the wire knows of it is in the source.
+    #[error("{message}")]
+    Foreign {
+        /// What went wrong, the whole chain of causes in one line.
+        message: String,
+        /// Who has to act.
+        class: ErrorClass,
+        /// The error as it was received.
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
 }
 
 impl FrontendError {
@@ -83,7 +93,7 @@ impl FrontendError {
     /// Who has to act.
     pub fn class(&self) -> ErrorClass {
         match self {
-            FrontendError::Step { class, .. } => *class,
+            FrontendError::Step { class, .. } | FrontendError::Foreign { class, .. } => *class,
             FrontendError::Invalid { .. }
             | FrontendError::NotFound(_)
             | FrontendError::UnsupportedCapability(_)
@@ -101,7 +111,8 @@ impl FrontendError {
             FrontendError::NotFound(_)
             | FrontendError::UnsupportedCapability(_)
             | FrontendError::UnsupportedSubrequest(_)
-            | FrontendError::Unsupported(_) => &[],
+            | FrontendError::Unsupported(_)
+            | FrontendError::Foreign { .. } => &[],
         }
     }
 }

@@ -210,6 +210,8 @@ pub struct ResolveSource {
     pub attrs: BTreeMap<String, String>,
     /// The wanted platform.
     pub platform: Option<Platform>,
+    /// Of an image: where to look.
+    pub mode: ResolveMode,
     /// The name of the vertex that shows it.
     pub log_name: String,
 }

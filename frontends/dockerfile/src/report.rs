@@ -72,6 +72,11 @@ impl Failure {
                     locations: all,
                 }
             }
+            Some(FrontendError::Foreign { class, source, .. }) => FrontendError::Foreign {
+                message,
+                class: *class,
+                source: source.clone(),
+            },
             Some(FrontendError::NotFound(_)) if locations.is_empty() => {
                 FrontendError::NotFound(message)
             }
@@ -128,6 +133,15 @@ pub(crate) fn located(
                 locations,
             }
         }
+        FrontendError::Foreign {
+            message,
+            class,
+            source,
+        } => FrontendError::Foreign {
+            message: with_context(message),
+            class,
+            source,
+        },
         FrontendError::NotFound(message) => FrontendError::NotFound(with_context(message)),
         FrontendError::Unsupported(message) => FrontendError::Unsupported(with_context(message)),
         // These are typed for clients, which look at the name only.

@@ -1,6 +1,6 @@
 //! `SOURCE_DATE_EPOCH`: a time, or a source that has one.
 
-use frontend::ResolveSource;
+use frontend::{ResolveMode, ResolveSource};
 use llb::builder::{Builder, Defaults, HttpSource, Options as Vertex, State};
 use llb::{Graph, OpKind};
 
@@ -127,6 +127,7 @@ impl Lowering<'_> {
             identifier: source.identifier.clone(),
             attrs: source.attrs.clone(),
             platform: vertex.op().platform.clone(),
+            mode: ResolveMode::Default,
             log_name,
         };
         let engine = |error| LowerError::from(crate::context::ContextError::Engine(error));

@@ -1,0 +1,140 @@
+//! One build, as the frontend that runs it sees it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use frontend::{Bridge, BuildResult, FrontendError, ResultRef};
+use oci::Platform;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+/// The most results that a frontend may hold: far above what any does, low enough that what is kept
+/// for each stays small.
+const MAX_RESULTS: usize = 100_000;
+
+/// What a frontend is told of the engine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The worker's id.
+    pub worker: String,
+    /// The worker's labels.
+    pub labels: BTreeMap<String, String>,
+    /// What the worker can run, its own first.
+    pub platforms: Vec<Platform>,
+}
+
+/// What a frontend holds while it runs.
+pub(crate) struct Build {
+    pub(crate) bridge: Arc<dyn Bridge>,
+    pub(crate) facts: Facts,
+    results: Mutex<HashMap<String, ResultRef>>,
+    outcome: Mutex<Outcome>,
+    returned: Notify,
+    ended: CancellationToken,
+}
+
+/// What the frontend has come to.
+enum Outcome {
+    Open,
+    Returned(Result<BuildResult, FrontendError>),
+    /// The engine has it: nothing can be returned any more.
+    Taken,
+}
+
+impl Build {
+    pub(crate) fn new(bridge: Arc<dyn Bridge>, facts: Facts) -> Build {
+        Build {
+            bridge,
+            facts,
+            results: Mutex::default(),
+            outcome: Mutex::new(Outcome::Open),
+            returned: Notify::new(),
+            ended: CancellationToken::new(),
+        }
+    }
+
+    fn outcome(&self) -> MutexGuard<'_, Outcome> {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for what the frontend returns, which is given once.
+    pub(crate) async fn returned(&self) -> Result<BuildResult, FrontendError> {
+        loop {
+            let returned = self.returned.notified();
+            tokio::pin!(returned);
+            returned.as_mut().enable();
+            {
+                let mut outcome = self.outcome();
+                if let Outcome::Returned(_) = &*outcome
+                    && let Outcome::Returned(result) =
+                        std::mem::replace(&mut *outcome, Outcome::Taken)
+                {
+                    return result;
+                }
+            }
+            returned.await;
+        }
+    }
+
+    /// Takes what the frontend returns.
+    pub(crate) fn set_outcome(
+        &self,
+        result: Result<BuildResult, FrontendError>,
+    ) -> Result<(), Status> {
+        let mut outcome = self.outcome();
+        match &*outcome {
+            Outcome::Open => *outcome = Outcome::Returned(result),
+            Outcome::Returned(_) | Outcome::Taken => {
+                return Err(Status::unknown("gateway result is already set"));
+            }
+        }
+        drop(outcome);
+        self.returned.notify_waiters();
+        Ok(())
+    }
+
+    /// Ends what runs for the frontend.
+    pub(crate) fn end(&self) {
+        self.ended.cancel();
+    }
+
+    /// Runs a call, unless the build ends before: then nothing of the call is left.
+    pub(crate) async fn during<T>(
+        &self,
+        call: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Status> {
+        tokio::select! {
+            answer = call => answer,
+            () = self.ended.cancelled() => Err(Status::cancelled("context canceled")),
+        }
+    }
+
+    fn results(&self) -> MutexGuard<'_, HashMap<String, ResultRef>> {
+        self.results.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers a result under its name.
+    pub(crate) fn keep(&self, result: &ResultRef) -> Result<(), Status> {
+        if result.is_scratch() {
+            return Ok(());
+        }
+        let mut results = self.results();
+        if results.len() >= MAX_RESULTS && !results.contains_key(&result.id) {
+            return Err(Status::resource_exhausted(format!(
+                "a frontend may hold {MAX_RESULTS} results at most"
+            )));
+        }
+        results.insert(result.id.clone(), result.clone());
+        Ok(())
+    }
+
+    /// The result that the frontend means; an empty name is the empty filesystem.
+    pub(crate) fn find(&self, id: &str) -> Result<ResultRef, Status> {
+        if id.is_empty() {
+            return Ok(ResultRef::scratch());
+        }
+        let found = self.results().get(id).cloned();
+        found.ok_or_else(|| Status::not_found(format!("no such ref: {id}")))
+    }
+}

@@ -1,0 +1,108 @@
+//! Errors of builds on the wire, in both directions.
+
+use std::sync::Arc;
+
+use frontend::{ErrorClass, FrontendError, SourceLocation};
+use proto::pb;
+use rpc::status::{Detail, Failure, Source};
+use tonic::{Code, Status};
+
+/// An error as BuildKit's clients know it. One that came over the wire goes back with all it had.
+pub fn failure(error: &FrontendError) -> Failure {
+    if let FrontendError::Foreign {
+        message, source, ..
+    } = error
+        && let Some(failure) = source.downcast_ref::<Failure>()
+    {
+        let mut failure = failure.clone();
+        failure.message.clone_from(message);
+        return failure;
+    }
+    let mut failure = Failure::new(code(error), error.to_string());
+    for location in error.locations() {
+        failure = failure.with(Detail::Source(Source {
+            info: Some(source_info(location)),
+            ranges: ranges(location),
+        }));
+    }
+    match error {
+        FrontendError::Step {
+            vertex, exit_code, ..
+        } => {
+            if let Some(vertex) = vertex {
+                let digest = vertex.to_string();
+                failure = failure.with(Detail::Vertex { digest });
+            }
+            if let Some(code) = exit_code {
+                let code = code.cast_unsigned();
+                failure = failure.with(Detail::Exit { code });
+            }
+        }
+        FrontendError::UnsupportedCapability(name) => {
+            failure = failure.with(Detail::FrontendCap { name: name.clone() });
+        }
+        FrontendError::UnsupportedSubrequest(name) => {
+            failure = failure.with(Detail::Subrequest { name: name.clone() });
+        }
+        FrontendError::Invalid { .. }
+        | FrontendError::NotFound(_)
+        | FrontendError::Unsupported(_)
+        | FrontendError::Foreign { .. } => {}
+    }
+    failure
+}
+
+/// BuildKit's errors are of no class, except where its clients act on the code.
+fn code(error: &FrontendError) -> Code {
+    match error {
+        FrontendError::NotFound(_) => Code::NotFound,
+        FrontendError::UnsupportedCapability(_) | FrontendError::UnsupportedSubrequest(_) => {
+            Code::Unimplemented
+        }
+        FrontendError::Invalid { .. }
+        | FrontendError::Step { .. }
+        | FrontendError::Unsupported(_)
+        | FrontendError::Foreign { .. } => match error.class() {
+            ErrorClass::User | ErrorClass::Host => Code::Unknown,
+            ErrorClass::Transient => Code::Unavailable,
+            ErrorClass::Canceled => Code::Cancelled,
+            ErrorClass::Bug => Code::Internal,
+        },
+    }
+}
+
+pub(crate) fn status(error: &FrontendError) -> Status {
+    failure(error).to_status()
+}
+
+/// An error that a frontend returns, kept whole.
+pub(crate) fn returned(status: proto::rpc::Status) -> FrontendError {
+    let failure = Failure::from_proto(status);
+    FrontendError::Foreign {
+        message: failure.message.clone(),
+        class: match failure.code {
+            Code::Cancelled => ErrorClass::Canceled,
+            Code::Unavailable => ErrorClass::Transient,
+            _ => ErrorClass::User,
+        },
+        source: Arc::new(failure),
+    }
+}
+
+fn source_info(location: &SourceLocation) -> pb::SourceInfo {
+    pb::SourceInfo {
+        filename: location.filename.clone(),
+        data: location.data.to_vec().into(),
+        definition: None,
+        language: location.language.clone(),
+    }
+}
+
+fn ranges(location: &SourceLocation) -> Vec<pb::Range> {
+    let position = |(line, character)| pb::Position { line, character };
+    let range = |(start, end): &(_, _)| pb::Range {
+        start: Some(position(*start)),
+        end: Some(position(*end)),
+    };
+    location.ranges.iter().map(range).collect()
+}

@@ -1,0 +1,359 @@
+//! The `LLBBridge` service.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use frontend::{BuildResult, SolveFrontend, SolveGraph};
+use futures::Stream;
+use proto::frontend as wire;
+use proto::frontend::llb_bridge_server::{LlbBridge, LlbBridgeServer};
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::build::Build;
+use crate::builds::Builds;
+use crate::{convert, failure, result};
+
+/// Names the build that a call is for.
+const BUILD_ID: &str = "buildkit-controlapi-buildid";
+
+/// `moby.buildkit.v1.frontend.LLBBridge` for clients that drive their builds themselves.
+#[derive(Clone)]
+pub struct Service {
+    builds: Builds,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+impl Service {
+    pub(crate) fn new(builds: Builds) -> Service {
+        Service { builds }
+    }
+
+    /// What a server serves.
+    pub fn server(self) -> LlbBridgeServer<Service> {
+        LlbBridgeServer::new(self)
+            .max_decoding_message_size(rpc::MAX_MESSAGE_SIZE)
+            .max_encoding_message_size(rpc::MAX_MESSAGE_SIZE)
+    }
+
+    async fn build(&self, metadata: &MetadataMap) -> Result<Arc<Build>, Status> {
+        let id = metadata.get(BUILD_ID).and_then(|value| value.to_str().ok());
+        match id {
+            Some(id) if !id.is_empty() => self.builds.find(id).await,
+            _ => Err(Status::unknown("no buildid found in context")),
+        }
+    }
+
+    /// Finds the build of a call and does `work` for it, as long as it runs.
+    async fn call<Q, A, W>(&self, request: Request<Q>, work: W) -> Answer<A>
+    where
+        W: AsyncFnOnce(&Build, Q) -> Result<A, Status>,
+    {
+        let build = self.build(request.metadata()).await?;
+        let answer = build.during(work(&build, request.into_inner())).await?;
+        Ok(Response::new(answer))
+    }
+}
+
+async fn solve(build: &Build, request: wire::SolveRequest) -> Result<wire::SolveResponse, Status> {
+    if !request.source_policies.is_empty() {
+        return Err(Status::unimplemented(
+            "source policies cannot be evaluated by this daemon; build without a policy",
+        ));
+    }
+    let cache_imports = convert::cache_imports(request.cache_imports);
+    let graph = convert::graph(request.definition.unwrap_or_default())?;
+    let solved = match (graph, request.frontend.as_str()) {
+        (Some(_), frontend) if !frontend.is_empty() => Err(Status::invalid_argument(
+            "cannot solve with both Definition and Frontend specified",
+        ))?,
+        (Some(graph), _) => {
+            let ask = SolveGraph {
+                graph,
+                cache_imports,
+                evaluate: request.evaluate,
+            };
+            build.bridge.solve(ask).await.map(|single| BuildResult {
+                single: Some(single),
+                ..BuildResult::default()
+            })
+        }
+        (None, "") => Ok(BuildResult::default()),
+        (None, frontend) => {
+            let ask = SolveFrontend {
+                frontend: frontend.to_owned(),
+                options: request.frontend_opt,
+                inputs: convert::inputs(request.frontend_inputs)?,
+                cache_imports,
+            };
+            let solved = build.bridge.solve_frontend(ask).await;
+            match solved {
+                Ok(solved) if request.evaluate => evaluate(build, &solved).await.map(|()| solved),
+                solved => solved,
+            }
+        }
+    };
+    let solved = solved.map_err(|error| failure::status(&error))?;
+    if !solved.refs.is_empty() && !request.allow_result_return {
+        return Err(Status::unknown("solve did not return default result"));
+    }
+    let result = result::to_wire(build, &solved, request.allow_result_array_ref)?;
+    let single = solved.single.as_ref().map(|r| r.id.clone());
+    if request.r#final {
+        build.set_outcome(Ok(with_attributes(solved, &request.exporter_attr)?))?;
+    }
+    Ok(wire::SolveResponse {
+        r#ref: single
+            .filter(|_| !request.allow_result_return)
+            .unwrap_or_default(),
+        result: Some(result),
+    })
+}
+
+/// Brings all refs of a result into being.
+async fn evaluate(build: &Build, solved: &BuildResult) -> Result<(), frontend::FrontendError> {
+    let graphs = solved.all_refs().filter_map(|(_, r)| r.graph.clone());
+    let all = graphs.map(|graph| {
+        build.bridge.solve(SolveGraph {
+            graph,
+            cache_imports: Vec::new(),
+            evaluate: true,
+        })
+    });
+    futures::future::try_join_all(all).await.map(drop)
+}
+
+/// The result of an old frontend, which hands metadata over with its last solve.
+fn with_attributes(mut solved: BuildResult, json: &[u8]) -> Result<BuildResult, Status> {
+    use base64::Engine as _;
+    // Go writes byte slices as base64.
+    let attributes: std::collections::BTreeMap<String, String> = serde_json::from_slice(json)
+        .map_err(|error| {
+            Status::invalid_argument(format!("invalid exporter attributes: {error}"))
+        })?;
+    for (key, value) in attributes {
+        let value = base64::engine::general_purpose::STANDARD
+            .decode(value)
+            .map_err(|_| Status::invalid_argument("exporter attributes are not base64"))?;
+        solved
+            .metadata
+            .entry(key)
+            .or_insert_with(|| Bytes::from(value));
+    }
+    Ok(solved)
+}
+
+/// A file of a result is asked for: the empty filesystem has none.
+fn named(build: &Build, id: &str) -> Result<frontend::ResultRef, Status> {
+    let found = build.find(id)?;
+    if found.is_scratch() {
+        return Err(Status::not_found(format!("no such ref: {id}")));
+    }
+    Ok(found)
+}
+
+#[tonic::async_trait]
+impl LlbBridge for Service {
+    async fn resolve_image_config(
+        &self,
+        request: Request<wire::ResolveImageConfigRequest>,
+    ) -> Answer<wire::ResolveImageConfigResponse> {
+        self.call(request, async |build, request| {
+            let ask = convert::resolve_image(request)?;
+            let found = build.bridge.resolve_image(ask).await;
+            let found = found.map_err(|error| failure::status(&error))?;
+            Ok(wire::ResolveImageConfigResponse {
+                digest: found.digest.to_string(),
+                config: found.config,
+                r#ref: found.reference,
+            })
+        })
+        .await
+    }
+
+    async fn resolve_source_meta(
+        &self,
+        request: Request<wire::ResolveSourceMetaRequest>,
+    ) -> Answer<wire::ResolveSourceMetaResponse> {
+        self.call(request, async |build, request| {
+            let no_config = request.image.as_ref().is_some_and(|image| image.no_config);
+            let ask = convert::resolve_source(request)?;
+            let found = build.bridge.resolve_source(ask).await;
+            let found = found.map_err(|error| failure::status(&error))?;
+            Ok(convert::resolved_source(found, no_config))
+        })
+        .await
+    }
+
+    async fn solve(&self, request: Request<wire::SolveRequest>) -> Answer<wire::SolveResponse> {
+        self.call(request, async |build, request| solve(build, request).await)
+            .await
+    }
+
+    async fn read_file(
+        &self,
+        request: Request<wire::ReadFileRequest>,
+    ) -> Answer<wire::ReadFileResponse> {
+        self.call(request, async |build, request| {
+            let found = named(build, &request.r#ref)?;
+            let range = request.range.map(convert::range).transpose()?;
+            let data = build
+                .bridge
+                .read_file(&found, &request.file_path, range)
+                .await
+                .map_err(|error| failure::status(&error))?;
+            Ok(wire::ReadFileResponse { data })
+        })
+        .await
+    }
+
+    async fn read_dir(
+        &self,
+        request: Request<wire::ReadDirRequest>,
+    ) -> Answer<wire::ReadDirResponse> {
+        self.call(request, async |build, request| {
+            let found = named(build, &request.r#ref)?;
+            let include = Some(request.include_pattern.as_str()).filter(|p| !p.is_empty());
+            let entries = build
+                .bridge
+                .read_dir(&found, &request.dir_path, include)
+                .await
+                .map_err(|error| failure::status(&error))?;
+            let entries = entries.into_iter().map(convert::stat).collect();
+            Ok(wire::ReadDirResponse { entries })
+        })
+        .await
+    }
+
+    async fn stat_file(
+        &self,
+        request: Request<wire::StatFileRequest>,
+    ) -> Answer<wire::StatFileResponse> {
+        self.call(request, async |build, request| {
+            let found = named(build, &request.r#ref)?;
+            let stat = build.bridge.stat_file(&found, &request.path).await;
+            let stat = stat.map_err(|error| failure::status(&error))?;
+            Ok(wire::StatFileResponse {
+                stat: Some(convert::stat(stat)),
+            })
+        })
+        .await
+    }
+
+    async fn evaluate(
+        &self,
+        request: Request<wire::EvaluateRequest>,
+    ) -> Answer<wire::EvaluateResponse> {
+        self.call(request, async |build, request| {
+            let single = Some(named(build, &request.r#ref)?);
+            let result = BuildResult {
+                single,
+                ..BuildResult::default()
+            };
+            let evaluated = evaluate(build, &result).await;
+            evaluated.map_err(|error| failure::status(&error))?;
+            Ok(wire::EvaluateResponse {})
+        })
+        .await
+    }
+
+    async fn ping(&self, request: Request<wire::PingRequest>) -> Answer<wire::PongResponse> {
+        self.call(request, async |build, _| {
+            Ok(convert::pong(&*build.bridge, &build.facts))
+        })
+        .await
+    }
+
+    async fn r#return(
+        &self,
+        request: Request<wire::ReturnRequest>,
+    ) -> Answer<wire::ReturnResponse> {
+        self.call(request, async |build, request| {
+            let outcome = match (request.result, request.error) {
+                (Some(result), None) => Ok(result::from_wire(build, result)?),
+                (None, Some(error)) => Err(failure::returned(error)),
+                (None, None) | (Some(_), Some(_)) => {
+                    return Err(Status::invalid_argument(
+                        "gateway return must be either result or err",
+                    ));
+                }
+            };
+            build.set_outcome(outcome)?;
+            Ok(wire::ReturnResponse {})
+        })
+        .await
+    }
+
+    async fn inputs(&self, request: Request<wire::InputsRequest>) -> Answer<wire::InputsResponse> {
+        self.call(request, async |build, _| {
+            let inputs = build.bridge.inputs().await;
+            let inputs = inputs.map_err(|error| failure::status(&error))?;
+            let definitions = inputs.into_iter();
+            let definitions = definitions.map(|(name, graph)| (name, graph.to_definition()));
+            Ok(wire::InputsResponse {
+                definitions: definitions.collect(),
+            })
+        })
+        .await
+    }
+
+    async fn warn(&self, request: Request<wire::WarnRequest>) -> Answer<wire::WarnResponse> {
+        self.call(request, async |build, request| {
+            let warned = build.bridge.warn(convert::warning(request)?).await;
+            warned.map_err(|error| failure::status(&error))?;
+            Ok(wire::WarnResponse {})
+        })
+        .await
+    }
+
+    async fn new_container(
+        &self,
+        _: Request<wire::NewContainerRequest>,
+    ) -> Answer<wire::NewContainerResponse> {
+        Err(no_containers())
+    }
+
+    async fn release_container(
+        &self,
+        _: Request<wire::ReleaseContainerRequest>,
+    ) -> Answer<wire::ReleaseContainerResponse> {
+        Err(no_containers())
+    }
+
+    type ExecProcessStream = Pin<Box<dyn Stream<Item = Result<wire::ExecMessage, Status>> + Send>>;
+
+    async fn exec_process(
+        &self,
+        _: Request<Streaming<wire::ExecMessage>>,
+    ) -> Answer<Self::ExecProcessStream> {
+        Err(no_containers())
+    }
+
+    async fn read_file_container(
+        &self,
+        _: Request<wire::ReadFileRequest>,
+    ) -> Answer<wire::ReadFileResponse> {
+        Err(no_containers())
+    }
+
+    async fn read_dir_container(
+        &self,
+        _: Request<wire::ReadDirRequest>,
+    ) -> Answer<wire::ReadDirResponse> {
+        Err(no_containers())
+    }
+
+    async fn stat_file_container(
+        &self,
+        _: Request<wire::StatFileRequest>,
+    ) -> Answer<wire::StatFileResponse> {
+        Err(no_containers())
+    }
+}
+
+/// Frontends learn from the capabilities that they cannot have containers.
+fn no_containers() -> Status {
+    Status::unimplemented("containers of frontends cannot be run by this daemon")
+}
