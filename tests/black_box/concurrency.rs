@@ -39,6 +39,28 @@ RUN --mount=type=cache,target=/c echo second >> /c/runs && sleep 0.1
 }
 
 #[test]
+fn builds_of_one_directory_do_not_lose_each_others_files() {
+    let fixture = Fixture::new();
+    let numbers = 0..8;
+    for number in numbers.clone() {
+        fixture.write(&format!("file{number}"), number.to_string());
+        // Each asks for other files of the directory, and looks at them late.
+        let text = format!(
+            "FROM busybox\nRUN sleep 0.{number} && echo {number} > /ran\nCOPY file{number} /\n"
+        );
+        fixture.write(&format!("Dockerfile{number}"), text);
+    }
+    let start = |number: i32| {
+        let dockerfile = format!("Dockerfile{number}");
+        Background::start(&mut fixture.command(&["build", "-q", "-f", &dockerfile, "."]))
+    };
+    let builds: Vec<_> = numbers.map(start).collect();
+    for build in builds {
+        build.wait().unwrap().ok();
+    }
+}
+
+#[test]
 fn a_build_that_is_given_up_leaves_its_step_to_others() {
     let fixture = Fixture::with("FROM busybox\nRUN echo sta''rted && sleep 2 && echo x > /out\n");
     let mut given_up = Background::start(&mut fixture.command(&[

@@ -15,7 +15,7 @@ use crate::layer::LayerKey;
 use crate::refs::{CommitError, Inner, Meta, RecordType, Refs};
 use crate::state::{Acquired, Dir, MutableKey, NewLayer, State, Use};
 
-/// How many states of a local source are kept: the one in use and the one before.
+/// How many states of a local source are kept, besides those in use.
 const STATES_KEPT: usize = 2;
 
 /// How long after a local source was frozen its files are cloned for the next change, so that this
@@ -384,6 +384,9 @@ impl Mutable {
         let refs = Refs {
             inner: Arc::clone(inner),
         };
+        // Were a second ref made of the same content, it would take the name away from the first, and
+        // with its own end from those who use the first.
+        let _freezing = lock(&inner.freezing);
         if let Some(known) = refs.get(&id) {
             return Ok(known);
         }
@@ -425,7 +428,10 @@ impl Mutable {
                 state.freeze_mutable(*key, layer, effects);
             }
             for old in state.states_of(name).into_iter().skip(STATES_KEPT) {
-                state.unname(old, effects);
+                // A job that has one in use may still look it up by its name.
+                if state.refs.get(&old).is_some_and(|entry| entry.uses == 0) {
+                    state.unname(old, effects);
+                }
             }
             Ok(inner.adopt(state, reference, id))
         });

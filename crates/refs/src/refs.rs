@@ -129,6 +129,8 @@ pub(crate) struct Inner {
     evicted: RwLock<Vec<Evicted>>,
     /// Wakes those who wait for a mutable directory.
     pub(crate) given_back: Notify,
+    /// Lets one directory at a time become a ref: two with the same content become one.
+    pub(crate) freezing: Mutex<()>,
     pub(crate) leases: DashMap<String, Weak<Held>>,
     layer_locks: DashMap<LayerKey, Arc<tokio::sync::Mutex<()>>>,
     /// Lets one at a time prune.
@@ -172,6 +174,7 @@ impl Refs {
             clock: options.clock,
             evicted: RwLock::default(),
             given_back: Notify::new(),
+            freezing: Mutex::new(()),
             leases: DashMap::new(),
             layer_locks: DashMap::new(),
             pruning: tokio::sync::Mutex::default(),

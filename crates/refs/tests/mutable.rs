@@ -340,6 +340,57 @@ async fn a_frozen_source_stays_as_it_was_while_its_directory_changes() {
 }
 
 #[tokio::test]
+async fn a_state_in_use_is_found_however_many_follow() {
+    let fixture = Fixture::new();
+    let refs = &fixture.refs;
+    let states = ["1", "2", "3", "4", "5"];
+    let mut used = Vec::new();
+    for state in states {
+        let source = refs.mutable(local("src")).await.unwrap();
+        write(&source, "a", state);
+        used.push(source.freeze(id(state), local("src").meta).unwrap());
+    }
+    assert_eq!(refs.exists(&states.map(id)), [true; 5]);
+    for (state, used) in states.iter().zip(&used) {
+        assert!(refs.get(&id(state)).unwrap().is_same(used));
+    }
+    drop(used);
+    let source = refs.mutable(local("src")).await.unwrap();
+    write(&source, "a", "6");
+    drop(source.freeze(id("6"), local("src").meta).unwrap());
+    let kept = [false, false, false, false, true];
+    assert_eq!(refs.exists(&states.map(id)), kept);
+    refs.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_same_content_of_several_directories_is_one_ref() {
+    let fixture = Fixture::new();
+    let refs = &fixture.refs;
+    for round in 0..20 {
+        let id = id(&format!("round {round}"));
+        let mut sources = Vec::new();
+        for number in 0..4 {
+            let source = refs.mutable(local(&format!("src{number}"))).await.unwrap();
+            write(&source, "a", &round.to_string());
+            sources.push(source);
+        }
+        let frozen: Vec<_> = std::thread::scope(|scope| {
+            let freeze = |source: Mutable| {
+                scope.spawn(move || source.freeze(id, local("src").meta).unwrap())
+            };
+            let threads: Vec<_> = sources.into_iter().map(freeze).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        assert!(frozen.iter().all(|same| same.is_same(&frozen[0])));
+    }
+    refs.check();
+}
+
+#[tokio::test]
 async fn a_frozen_source_is_cloned_in_the_background() {
     let fixture = Fixture::new();
     let source = fixture.refs.mutable(local("src")).await.unwrap();

@@ -72,7 +72,7 @@ pub(crate) async fn digest(
 ) -> Result<Digest, Failure> {
     let reference = shared.find(job, id)?;
     let stack = shared
-        .stack(&reference, &shared.job_sessions(job), None)
+        .stack(&reference, &shared.job(job)?.sessions, None)
         .await?;
     let tree = shared.digests.tree(id);
     let snapshots = shared.refs.snapshots().clone();

@@ -89,14 +89,14 @@ fn caller(
     request: &wire::ExportRequest,
     sessions: &Sessions,
     events: &Events,
-) -> Caller {
+) -> Result<Caller, Failure> {
     let credentials = Arc::new(SessionCredentials::new(sessions.clone()));
-    Caller {
+    Ok(Caller {
         providers: Arc::new(images::sources(shared, credentials.clone())),
         credentials,
         progress: images::progress(events),
-        lease: shared.refs.lease(&request.job),
-    }
+        lease: shared.job(&request.job)?.lease,
+    })
 }
 
 fn failure(error: exporter::ExportError) -> Failure {
@@ -112,7 +112,7 @@ async fn image(
 ) -> Result<BTreeMap<String, String>, Failure> {
     let options = ImageOptions::parse(Kind::Image, &request.attrs)
         .map_err(|error| Failure::user(chain(&error)))?;
-    let caller = caller(shared, request, sessions, events);
+    let caller = caller(shared, request, sessions, events)?;
     if options.unpack || (options.store && !options.allow_incomplete && !options.push) {
         here(shared, source, sessions, events).await?;
     }
@@ -168,7 +168,7 @@ async fn archive(
              export a tar and unpack it",
         ));
     }
-    let caller = caller(shared, request, sessions, events);
+    let caller = caller(shared, request, sessions, events)?;
     let built = shared
         .exporter
         .build(source, &options, &caller)

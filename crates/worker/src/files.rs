@@ -18,7 +18,7 @@ const MAX_READ: u64 = 15 << 20;
 async fn view(shared: &Shared, job: &str, text: &str) -> Result<View, Failure> {
     let reference = shared.find(job, id(text)?)?;
     let stack = shared
-        .stack(&reference, &shared.job_sessions(job), None)
+        .stack(&reference, &shared.job(job)?.sessions, None)
         .await?;
     let snapshots = shared.refs.snapshots().clone();
     blocking(move || View::of(&snapshots, &stack).map_err(Failure::host)).await

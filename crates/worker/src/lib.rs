@@ -12,6 +12,7 @@ mod export;
 mod failure;
 mod files;
 mod images;
+mod jobs;
 mod load;
 mod op;
 mod pin;

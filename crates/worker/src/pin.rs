@@ -36,12 +36,12 @@ pub(crate) async fn pin(
     let OpKind::Source(op) = &vertex.op().kind else {
         return Err(Failure::bug("the engine pins an op that is no source"));
     };
-    let sessions = shared.enter(&request.job, &request.sessions);
+    let sessions = shared.enter(&request.job, &request.sessions)?;
     let id = match scheme(op)? {
         ("docker-image", reference) => {
             let image = images::resolve_source(shared, op, reference, &vertex, &sessions).await?;
             let pinned = image.keep(shared, reference, record_type(op))?;
-            shared.refs.lease(&request.job).add(&pinned);
+            shared.job(&request.job)?.lease.add(&pinned);
             pinned.id()
         }
         ("local", name) => local(shared, &request, op, name, &sessions, &events).await?,
@@ -242,7 +242,7 @@ async fn local(
         .await;
 
     let shared = shared.clone();
-    let (name, job) = (name.to_owned(), request.job.clone());
+    let (name, job) = (name.to_owned(), shared.job(&request.job)?);
     blocking(move || {
         let root = mutable.fs().map_err(Failure::host)?;
         let tree = before.and_then(|id| shared.digests.known(id));
@@ -258,7 +258,7 @@ async fn local(
         let stored = mutable
             .freeze(id, meta(description))
             .map_err(Failure::host)?;
-        shared.refs.lease(&job).add(&stored);
+        job.lease.add(&stored);
         // What reads the ref next need not read all of it again.
         shared.digests.learn(id, known);
         Ok(id)

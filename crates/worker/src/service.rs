@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::containers::{self, Containers};
 use crate::events::{self, EventStream};
 use crate::failure::Failure;
+use crate::jobs::Jobs;
 use crate::state::{Options, Shared, id};
 use crate::{convert, digests, export, files, images, load, op, pin, store};
 
@@ -74,7 +75,7 @@ impl WorkerService {
             digests: digests::Digests::default(),
             containers,
             gc: tokio::sync::Notify::new(),
-            jobs: dashmap::DashMap::new(),
+            jobs: Jobs::default(),
         });
         shared.gc.notify_one();
         let weak = Arc::downgrade(&shared);
@@ -190,7 +191,7 @@ impl Worker for WorkerService {
             ));
         };
         let shared = self.shared.clone();
-        let sessions = shared.enter(&start.job, &start.sessions);
+        let sessions = shared.enter(&start.job, &start.sessions)?;
         let joined = sessions.clone();
         let run = |events| async move {
             let work = op::run(&shared, start, sessions, events);
@@ -217,12 +218,8 @@ impl Worker for WorkerService {
             .iter()
             .map(|text| id(text))
             .collect::<Result<Vec<_>, _>>()?;
-        let exists = self
-            .shared
-            .refs
-            .lease(&request.job)
-            .keep(&self.shared.refs, &ids);
-        self.shared.refs.exists(&ids);
+        let job = self.shared.job(&request.job)?;
+        let exists = job.lease.keep(&self.shared.refs, &ids);
         Ok(Response::new(wire::ExistsResponse { exists }))
     }
 
@@ -245,7 +242,7 @@ impl Worker for WorkerService {
         request: Request<wire::ResolveImageRequest>,
     ) -> Answer<wire::ResolveImageResponse> {
         let request = request.into_inner();
-        let sessions = self.shared.enter(&request.job, &request.sessions);
+        let sessions = self.shared.enter(&request.job, &request.sessions)?;
         let platform = request.platform.map(convert::platform);
         let mode = images::Mode::parse(&request.resolve_mode)?;
         let (reference, image) =
@@ -294,8 +291,7 @@ impl Worker for WorkerService {
         request: Request<wire::ReleaseJobRequest>,
     ) -> Answer<wire::ReleaseJobResponse> {
         let request = request.into_inner();
-        self.shared.jobs.remove(&request.job);
-        self.shared.refs.lease(&request.job).release();
+        self.shared.jobs.release(&request.job);
         self.shared.gc.notify_one();
         if request.flush {
             self.shared.refs.flush().await.map_err(Failure::host)?;

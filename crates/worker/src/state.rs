@@ -12,6 +12,7 @@ use snapshot::LayerId;
 use crate::containers::Containers;
 use crate::digests::Digests;
 use crate::failure::{Class, Failure};
+use crate::jobs::{Job, Jobs};
 use crate::sessions::Tunnel;
 
 /// How a worker behaves.
@@ -50,8 +51,7 @@ pub(crate) struct Shared {
     pub(crate) digests: Digests,
     pub(crate) containers: Containers,
     pub(crate) gc: tokio::sync::Notify,
-    /// The sessions of jobs that are not released, for calls that name none.
-    pub(crate) jobs: dashmap::DashMap<String, crate::sessions::Sessions>,
+    pub(crate) jobs: Jobs,
 }
 
 impl Shared {
@@ -61,21 +61,27 @@ impl Shared {
             // The solver makes it again.
             Failure::new(Class::Transient, format!("ref {id} is not there any more"))
         })?;
-        self.refs.lease(job).add(&found);
+        self.job(job)?.lease.add(&found);
         Ok(found)
     }
 
     /// The sessions `ids` of a call of `job`; later calls of the job that name none use them too.
-    pub(crate) fn enter(&self, job: &str, ids: &[String]) -> crate::sessions::Sessions {
-        let all = self.job_sessions(job);
+    pub(crate) fn enter(
+        &self,
+        job: &str,
+        ids: &[String],
+    ) -> Result<crate::sessions::Sessions, Failure> {
+        let all = self.job(job)?.sessions;
         ids.iter().for_each(|id| all.add(id.clone()));
-        self.tunnel.sessions(ids.to_vec())
+        Ok(self.tunnel.sessions(ids.to_vec()))
     }
 
-    /// The sessions that calls of `job` have named so far.
-    pub(crate) fn job_sessions(&self, job: &str) -> crate::sessions::Sessions {
-        let none = || crate::sessions::Sessions::none(&self.tunnel);
-        self.jobs.entry(job.to_owned()).or_insert_with(none).clone()
+    /// What is kept for the job `id`, from now on until it is released.
+    pub(crate) fn job(&self, id: &str) -> Result<Job, Failure> {
+        self.jobs.get(id, || Job {
+            sessions: crate::sessions::Sessions::none(&self.tunnel),
+            lease: self.refs.lease(id),
+        })
     }
 
     /// The layers of a ref with their files here: lazy ones are brought in first.

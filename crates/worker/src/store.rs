@@ -308,7 +308,6 @@ pub(crate) async fn push(
         .push(&built, &options, &caller)
         .await
         .map_err(failed)?;
-    caller.lease.release();
     let response = built.response(Kind::Image).map_err(failed)?;
     Ok(wire::Done {
         response,
@@ -343,12 +342,10 @@ pub(crate) async fn save(
         let caller = caller(&shared, credentials, Progress::none(), &lease);
         let write = async move {
             let built = shared.exporter.build(&source, &options, &caller).await?;
-            let written = shared
+            shared
                 .exporter
                 .write_archive(&built, Kind::Docker, &caller, &mut near)
-                .await;
-            caller.lease.release();
-            written
+                .await
         };
         let read = async {
             let mut chunk = bytes::BytesMut::new();

@@ -117,8 +117,10 @@ pub(crate) async fn run(
             ));
         }
     };
-    let lease = shared.refs.lease(&start.job);
-    outputs.iter().for_each(|output| lease.add(output));
+    // A job that is over meanwhile keeps nothing; what others wait for they keep themselves.
+    if let Ok(job) = shared.job(&start.job) {
+        outputs.iter().for_each(|output| job.lease.add(output));
+    }
     Ok(wire::Done {
         ids: start.output_ids,
         ..wire::Done::default()
