@@ -18,6 +18,7 @@ mod errors;
 mod fixture;
 mod gateway;
 mod graph;
+mod history;
 mod images;
 mod outputs;
 mod reuse;

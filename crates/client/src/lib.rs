@@ -11,6 +11,7 @@ pub mod containers;
 mod control;
 pub mod docker_config;
 mod error;
+pub mod history;
 pub mod progress;
 pub mod session;
 mod solve;

@@ -3,10 +3,13 @@
 //! Owns the conversion between `moby.buildkit.v1` and the engine's types, in both directions, and
 //! nothing else. Start at [`Control`].
 
+mod content;
 mod failure;
+mod history;
 mod request;
 mod service;
 mod status;
 mod usage;
 
+pub use history::{History, HistoryError, Retention};
 pub use service::{Control, Version};

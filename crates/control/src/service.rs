@@ -1,9 +1,11 @@
 //! The service.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use engine::Engine;
+use engine::progress::Log;
 use futures::{Stream, StreamExt as _};
 use proto::control as wire;
 use proto::control::control_server::{Control as ControlApi, ControlServer};
@@ -19,6 +21,8 @@ use tonic::metadata::MetadataValue;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::content::Store;
+use crate::history::{self, Blob, History};
 use crate::{failure, request, status, usage};
 
 /// Header with the daemon's time, by which clients correct the clocks of what they show.
@@ -43,15 +47,18 @@ pub struct Version {
 pub struct Control {
     engine: Engine,
     sessions: Sessions,
+    history: History,
     version: Version,
 }
 
 impl Control {
-    /// Builds with `engine` for the clients whose sessions are in `sessions`.
-    pub fn new(engine: Engine, sessions: Sessions, version: Version) -> Control {
+    /// Builds with `engine` for the clients whose sessions are in `sessions`, and keeps records of
+    /// it in `history`.
+    pub fn new(engine: Engine, sessions: Sessions, history: History, version: Version) -> Control {
         Control {
             engine,
             sessions,
+            history,
             version,
         }
     }
@@ -75,6 +82,7 @@ impl Control {
             .expect("own descriptors decode");
         Routes::new(control)
             .add_service(self.engine.driven().service().server())
+            .add_service(Store::server(self.history.clone()))
             .add_service(health)
             .add_service(v1)
             .add_service(alpha)
@@ -164,20 +172,54 @@ impl ControlApi for Control {
     }
 
     async fn solve(&self, request: Request<wire::SolveRequest>) -> Answer<wire::SolveResponse> {
-        let request = request::build_request(request.into_inner(), self.engine.allowed())
+        let request = request.into_inner();
+        let record = (!request.internal).then(|| history::of_request(&request));
+        let request = request::build_request(request, self.engine.allowed())
             .map_err(|error| failure::status(&error))?;
-        let solved = self.engine.solve(request).await;
-        let exporter_response = solved.map_err(|error| failure::status(&error))?;
-        Ok(Response::new(wire::SolveResponse { exporter_response }))
+        // Closed as cancelled if the client goes away.
+        let mut recording = None;
+        let begun = |log: &Arc<Log>| {
+            let begin = |record| self.history.begin(record, log.clone(), self.engine.clone());
+            recording = record.map(begin);
+        };
+        match self.engine.solve(request, begun).await {
+            Ok(finished) => {
+                if let Some(recording) = recording {
+                    recording.succeeded(&finished);
+                }
+                Ok(Response::new(wire::SolveResponse {
+                    exporter_response: finished.response,
+                }))
+            }
+            Err(error) => {
+                let status = failure::status(&error);
+                if let Some(recording) = recording {
+                    recording.failed(&status);
+                }
+                Err(status)
+            }
+        }
     }
 
     type StatusStream = ReceiverStream<Result<wire::StatusResponse, Status>>;
 
     async fn status(&self, request: Request<wire::StatusRequest>) -> Answer<Self::StatusStream> {
         let name = request.into_inner().r#ref;
-        let watcher = self.engine.watch(&name).await;
-        let mut watcher = watcher.map_err(|error| Status::not_found(error.message))?;
         let (sender, receiver) = mpsc::channel(QUEUE);
+        let mut watcher = match self.engine.find(&name) {
+            Some(watcher) => watcher,
+            // Ended a while ago, or not yet begun.
+            None => match self.history.log(&name).await? {
+                Some(blob) => {
+                    tokio::task::spawn_blocking(move || replay(blob, &sender));
+                    return Ok(timed(ReceiverStream::new(receiver)));
+                }
+                None => {
+                    let watcher = self.engine.watch(&name).await;
+                    watcher.map_err(|error| Status::not_found(error.message))?
+                }
+            },
+        };
         tokio::spawn(async move {
             loop {
                 let events = tokio::select! {
@@ -228,23 +270,45 @@ impl ControlApi for Control {
         }))
     }
 
-    type ListenBuildHistoryStream = Responses<wire::BuildHistoryEvent>;
+    type ListenBuildHistoryStream = ReceiverStream<Result<wire::BuildHistoryEvent, Status>>;
 
     async fn listen_build_history(
         &self,
-        _: Request<wire::BuildHistoryRequest>,
+        request: Request<wire::BuildHistoryRequest>,
     ) -> Answer<Self::ListenBuildHistoryStream> {
-        Err(no_history())
+        let events = self.history.listen(request.into_inner()).await?;
+        Ok(timed(ReceiverStream::new(events)))
     }
 
     async fn update_build_history(
         &self,
-        _: Request<wire::UpdateBuildHistoryRequest>,
+        request: Request<wire::UpdateBuildHistoryRequest>,
     ) -> Answer<wire::UpdateBuildHistoryResponse> {
-        Err(no_history())
+        let request = request.into_inner();
+        if request.delete {
+            self.history.delete(&request.r#ref).await?;
+        } else if request.finalize {
+            self.history.settled(Some(&request.r#ref)).await;
+        } else {
+            self.history.pin(&request.r#ref, request.pinned).await?;
+        }
+        Ok(Response::new(wire::UpdateBuildHistoryResponse {}))
     }
 }
 
-fn no_history() -> Status {
-    Status::unimplemented("this daemon keeps no history of builds")
+/// Sends a kept log; stops when the client has left.
+fn replay(mut blob: Blob, sender: &mpsc::Sender<Result<wire::StatusResponse, Status>>) {
+    loop {
+        let response = match blob.next() {
+            Ok(Some(response)) => Ok(response),
+            Ok(None) => return,
+            Err(error) => Err(Status::data_loss(format!(
+                "failed to read the log of a build: {error}"
+            ))),
+        };
+        let is_last = response.is_err();
+        if sender.blocking_send(response).is_err() || is_last {
+            return;
+        }
+    }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use frontend::{BuildResult, ResultRef};
 use futures::future::try_join_all;
 use oci::{Digest, Platform};
-use worker_client::{Export, ExportRef};
+use worker_client::{Export, ExportRef, Exported};
 
 use crate::bridge::{self, BuildBridge, Shared};
 use crate::progress::{Event, ItemState, Log, Step};
@@ -17,11 +17,22 @@ use crate::{BuildError, Engine, steps};
 /// The config of a single result in the result's metadata, and the prefix of those of a map.
 const CONFIG_KEY: &str = "containerimage.config";
 
+/// A build that went well.
+#[derive(Clone, Debug, Default)]
+pub struct Finished {
+    /// What the exporters and the frontend said.
+    pub response: BTreeMap<String, String>,
+    /// What each exporter gave.
+    pub exports: Vec<Exported>,
+}
+
 pub(crate) async fn run(
     engine: &Engine,
     request: BuildRequest,
-) -> Result<BTreeMap<String, String>, BuildError> {
+    begun: impl FnOnce(&Arc<Log>),
+) -> Result<Finished, BuildError> {
     let entry = engine.inner.builds.begin(&request.build_ref)?;
+    begun(&entry.log);
     let (job, events) = engine.inner.solver.job(solver::JobOptions {
         id: request.build_ref.clone(),
         sessions: Some(request.session.clone())
@@ -111,7 +122,7 @@ async fn build(
     shared: &Arc<Shared>,
     request: &BuildRequest,
     client: Option<&gateway::Served>,
-) -> Result<BTreeMap<String, String>, BuildError> {
+) -> Result<Finished, BuildError> {
     let result = match client {
         Some(client) => client.result().await?,
         None => evaluate_frontend(shared, request).await?,
@@ -127,15 +138,16 @@ async fn build(
     let answers = try_join_all(
         exports.map(|(index, spec)| export(shared, request, &result, &refs, index, spec)),
     );
-    for answer in answers.await? {
-        response.extend(answer);
+    let exports = answers.await?;
+    for exported in &exports {
+        response.extend(exported.response.clone());
     }
     for (key, value) in &result.metadata {
         if key.starts_with("frontend.") || is_subrequest_answer(request, key) {
             response.insert(key.clone(), String::from_utf8_lossy(value).into_owned());
         }
     }
-    Ok(response)
+    Ok(Finished { response, exports })
 }
 
 /// A subrequest's answer is all that its build gives.
@@ -171,7 +183,7 @@ async fn export(
     refs: &[(String, Option<Digest>)],
     index: usize,
     spec: &ExporterSpec,
-) -> Result<BTreeMap<String, String>, BuildError> {
+) -> Result<Exported, BuildError> {
     let platforms = platforms(result);
     let default = shared.worker.description().platforms[0].clone();
     let metadata = overridden(&result.metadata, &spec.attrs);
@@ -212,9 +224,9 @@ async fn export(
         .export(export, move |news| show(&log, vertex, news))
         .await;
     match answer {
-        Ok(response) => {
+        Ok(exported) => {
             step.done();
-            Ok(response)
+            Ok(exported)
         }
         Err(error) => {
             step.failed(&error.message);

@@ -64,7 +64,14 @@ impl Builds {
         self.lock().running.len()
     }
 
-    fn find(&self, name: &str) -> Option<Arc<Log>> {
+    /// Lets go of the progress of an ended build, which is kept elsewhere now.
+    pub(crate) fn forget(&self, log: &Arc<Log>) {
+        let mut state = self.lock();
+        state.ended.retain(|(_, ended)| !Arc::ptr_eq(ended, log));
+    }
+
+    /// The progress of a build that runs or has ended lately.
+    pub(crate) fn find(&self, name: &str) -> Option<Arc<Log>> {
         let state = self.lock();
         let ended = || {
             state

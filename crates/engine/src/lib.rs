@@ -15,11 +15,11 @@ pub mod progress;
 mod sources;
 mod steps;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use worker_client::Worker;
 
+pub use build::Finished;
 pub use error::{BuildError, Refusal};
 pub use request::{AllowedEntitlements, BuildRequest, Entitlements, ExporterKind, ExporterSpec};
 
@@ -80,7 +80,7 @@ impl Engine {
         }
     }
 
-    /// Runs one build to its end and answers what the exporters and the frontend said.
+    /// Runs one build to its end. `begun` is called with its progress as soon as it has begun.
     ///
     /// Dropping the future cancels the build: steps that no other build waits for are stopped.
     ///
@@ -89,8 +89,19 @@ impl Engine {
     pub async fn solve(
         &self,
         request: BuildRequest,
-    ) -> Result<BTreeMap<String, String>, BuildError> {
-        build::run(self, request).await
+        begun: impl FnOnce(&Arc<progress::Log>) + Send,
+    ) -> Result<Finished, BuildError> {
+        build::run(self, request, begun).await
+    }
+
+    /// The progress of the build `name`, if it runs or has ended a moment ago.
+    pub fn find(&self, name: &str) -> Option<progress::Watcher> {
+        Some(self.inner.builds.find(name)?.watch())
+    }
+
+    /// Lets go of the progress of a build that has ended and is kept elsewhere.
+    pub fn forget(&self, log: &Arc<progress::Log>) {
+        self.inner.builds.forget(log);
     }
 
     /// The progress of the build `name`, from its beginning.

@@ -192,6 +192,11 @@ impl Log {
         self.changed.notify_waiters();
     }
 
+    /// The next events from `position` on, for whoever reads an ended log without waiting.
+    pub fn read(&self, position: usize) -> Vec<Arc<Event>> {
+        self.since(position).0
+    }
+
     /// The events so far, and whether there will be no more.
     fn since(&self, position: usize) -> (Vec<Arc<Event>>, bool) {
         let state = self.lock();

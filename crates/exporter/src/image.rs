@@ -126,6 +126,22 @@ impl Built {
         Ok(response)
     }
 
+    /// The manifests, configs and statements, the root first, up to `limit` bytes in all: what
+    /// describes the image.
+    pub fn documents(&self, limit: usize) -> Vec<Bytes> {
+        let manifests = self.manifests.iter().rev().map(|(_, bytes)| bytes);
+        let mut total = 0;
+        let within = |bytes: &&Bytes| {
+            total += bytes.len();
+            total <= limit
+        };
+        manifests
+            .chain(self.memory())
+            .take_while(within)
+            .cloned()
+            .collect()
+    }
+
     /// Configs and statements.
     pub(crate) fn memory(&self) -> impl Iterator<Item = &Bytes> {
         self.blobs.values().filter_map(|blob| match &blob.place {

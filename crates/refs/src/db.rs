@@ -198,6 +198,21 @@ impl Db {
         });
     }
 
+    /// Like [`Db::submit_light`], and then calls `after` when the record is durable, on the thread
+    /// that writes.
+    pub fn submit_light_then(
+        &self,
+        write: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error> + Send + 'static,
+        after: impl FnOnce() + Send + 'static,
+    ) {
+        let after: After = Box::new(after);
+        self.send(Job {
+            write: Box::new(write),
+            after: Some(after),
+            names_files: false,
+        });
+    }
+
     /// Waits until all that was handed over before this call is durable. The commit is under way even
     /// if the future is dropped.
     ///

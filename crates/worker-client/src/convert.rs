@@ -62,6 +62,7 @@ pub struct Item {
 pub(crate) struct Outcome {
     pub(crate) ids: Vec<Digest>,
     pub(crate) response: BTreeMap<String, String>,
+    pub(crate) documents: Vec<Bytes>,
 }
 
 /// Reads the events of a long call to the end.
@@ -100,6 +101,7 @@ pub(crate) async fn follow(
                 return Ok(Outcome {
                     ids,
                     response: done.response,
+                    documents: done.documents,
                 });
             }
             None => {

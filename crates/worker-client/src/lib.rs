@@ -124,6 +124,15 @@ pub struct Export {
     pub metadata: BTreeMap<String, Bytes>,
 }
 
+/// What an export gave.
+#[derive(Clone, Debug, Default)]
+pub struct Exported {
+    /// What the client is told.
+    pub response: BTreeMap<String, String>,
+    /// The manifests, configs and statements of an image.
+    pub documents: Vec<Bytes>,
+}
+
 /// What a reference stands for.
 #[derive(Clone, Debug)]
 pub struct ResolvedImage {
@@ -274,10 +283,14 @@ impl Worker {
         &self,
         export: Export,
         news: impl FnMut(OpNews) + Send,
-    ) -> Result<BTreeMap<String, String>, WorkerError> {
+    ) -> Result<Exported, WorkerError> {
         let request = convert::export_to_wire(export);
         let stream = self.client.clone().export(request).await?.into_inner();
-        Ok(convert::follow(stream, news).await?.response)
+        let done = convert::follow(stream, news).await?;
+        Ok(Exported {
+            response: done.response,
+            documents: done.documents,
+        })
     }
 
     /// What the worker keeps: records that match one of `filter`, unused for `age` at least.

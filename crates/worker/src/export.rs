@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use exporter::{
     Caller, ExportTree, ImageOptions, Kind, Source, SourceRef, TreeKind, TreeMode, TreeOptions,
 };
@@ -22,6 +23,9 @@ use crate::state::{Shared, id};
 /// Bytes of an archive that are on the way to the client.
 const PIPE: usize = 1 << 20;
 
+/// Bytes of the documents of an image that are answered: they fit into one message.
+const DOCUMENTS: usize = 8 << 20;
+
 /// Exports what the request says and answers what the client is told.
 pub(crate) async fn run(
     shared: &Arc<Shared>,
@@ -31,7 +35,7 @@ pub(crate) async fn run(
     let sessions = Some(request.session.clone()).filter(|s| !s.is_empty());
     let sessions = shared.tunnel.sessions(sessions.into_iter().collect());
     let source = source(shared, &request)?;
-    let response = match request.kind.as_str() {
+    let (response, documents) = match request.kind.as_str() {
         "image" => image(shared, &request, &source, &sessions, &events).await?,
         "oci" => archive(shared, Kind::Oci, &request, &source, &sessions, &events).await?,
         "docker" => archive(shared, Kind::Docker, &request, &source, &sessions, &events).await?,
@@ -41,7 +45,7 @@ pub(crate) async fn run(
                 _ => TreeKind::Local,
             };
             tree(shared, kind, &request, &source, &sessions, &events).await?;
-            BTreeMap::new()
+            Default::default()
         }
         other => {
             return Err(Failure::user(format!(
@@ -51,6 +55,7 @@ pub(crate) async fn run(
     };
     Ok(wire::Done {
         response,
+        documents,
         ..wire::Done::default()
     })
 }
@@ -109,7 +114,7 @@ async fn image(
     source: &Source,
     sessions: &Sessions,
     events: &Events,
-) -> Result<BTreeMap<String, String>, Failure> {
+) -> Result<(BTreeMap<String, String>, Vec<Bytes>), Failure> {
     let options = ImageOptions::parse(Kind::Image, &request.attrs)
         .map_err(|error| Failure::user(chain(&error)))?;
     let caller = caller(shared, request, sessions, events)?;
@@ -132,7 +137,8 @@ async fn image(
             .await
             .map_err(failure)?;
     }
-    built.response(Kind::Image).map_err(failure)
+    let response = built.response(Kind::Image).map_err(failure)?;
+    Ok((response, built.documents(DOCUMENTS)))
 }
 
 /// Has all layers of the source here.
@@ -159,7 +165,7 @@ async fn archive(
     source: &Source,
     sessions: &Sessions,
     events: &Events,
-) -> Result<BTreeMap<String, String>, Failure> {
+) -> Result<(BTreeMap<String, String>, Vec<Bytes>), Failure> {
     let options =
         ImageOptions::parse(kind, &request.attrs).map_err(|error| Failure::user(chain(&error)))?;
     if !options.tar {
@@ -191,7 +197,7 @@ async fn archive(
     })
     .await?;
     sending.done(events).await;
-    Ok(response)
+    Ok((response, built.documents(DOCUMENTS)))
 }
 
 fn calls(sessions: &Sessions) -> Result<SessionCalls, Failure> {

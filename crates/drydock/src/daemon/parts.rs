@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use buildcache::LocalIndex;
 use content::Content;
-use control::{Control, Version};
+use control::{Control, History, Version};
 use engine::{AllowedEntitlements, Engine};
 use executor::files::DnsOptions;
 use executor::{Launcher, LauncherOptions, Network, NetworkOptions};
@@ -31,6 +31,7 @@ pub(super) struct Daemon {
     sessions: Sessions,
     engine: Engine,
     control: Control,
+    history: History,
     worker: WorkerService,
 }
 
@@ -68,11 +69,17 @@ impl Daemon {
             version: crate::buildkit_version().to_owned(),
             revision: crate::revision().to_owned(),
         };
-        let control = Control::new(engine.clone(), sessions.clone(), version);
+        let retention = control::Retention {
+            max_age: config.history.max_age,
+            max_entries: config.history.max_entries,
+        };
+        let history = History::open(refs, retention);
+        let control = Control::new(engine.clone(), sessions.clone(), history.clone(), version);
         Ok(Daemon {
             sessions,
             engine,
             control,
+            history,
             worker,
         })
     }
@@ -92,6 +99,7 @@ impl Daemon {
     /// Ends builds and containers, and makes all that was recorded durable.
     pub(super) async fn shutdown(self) {
         self.engine.shutdown().await;
+        self.history.settled(None).await;
         self.worker.shutdown().await;
     }
 }

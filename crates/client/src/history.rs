@@ -1,0 +1,152 @@
+//! The calls about builds that ended.
+
+use std::time::SystemTime;
+
+use futures::{Stream, StreamExt};
+use proto::content::ReadContentRequest;
+use proto::content::content_client::ContentClient;
+use proto::control as wire;
+
+use crate::{CallFailed, Client};
+
+/// Which builds are meant.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BuildFilter {
+    /// Only the build of that name.
+    pub build_ref: String,
+    /// Only those that match one of these; terms are joined by commas, such as `status==error`.
+    pub filter: Vec<String>,
+    /// Only the newest; 0 for all.
+    pub limit: i32,
+    /// Only those that run.
+    pub active_only: bool,
+}
+
+/// What a daemon remembers of a build.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BuildRecord {
+    /// The build's name.
+    pub build_ref: String,
+    /// The frontend that was asked for.
+    pub frontend: String,
+    /// When it began.
+    pub created: Option<SystemTime>,
+    /// When it ended; `None` while it runs.
+    pub completed: Option<SystemTime>,
+    /// Why it failed; empty when it did not.
+    pub error: String,
+    /// Whether it stays until it is deleted.
+    pub pinned: bool,
+    /// How many steps it had.
+    pub total_steps: i32,
+    /// How many of them were found instead of made.
+    pub cached_steps: i32,
+    /// The digest of the image that its first exporter made; empty when there is none.
+    pub result: String,
+    /// The predicate types and the digests of what is attested of its results.
+    pub attestations: Vec<(String, String)>,
+}
+
+impl Client {
+    /// Asks for the builds that the daemon remembers, and for those that run.
+    pub async fn builds(&self, filter: BuildFilter) -> Result<Vec<BuildRecord>, CallFailed> {
+        let request = wire::BuildHistoryRequest {
+            active_only: filter.active_only,
+            r#ref: filter.build_ref,
+            early_exit: true,
+            filter: filter.filter,
+            limit: filter.limit,
+        };
+        let answer = self.control().listen_build_history(request).await?;
+        let mut events = answer.into_inner();
+        let mut builds = Vec::new();
+        while let Some(event) = events.message().await? {
+            builds.extend(event.record.map(record));
+        }
+        Ok(builds)
+    }
+
+    /// Pins or unpins the record of a build.
+    pub async fn pin_build(&self, build_ref: &str, pinned: bool) -> Result<(), CallFailed> {
+        self.update_build(wire::UpdateBuildHistoryRequest {
+            r#ref: build_ref.to_owned(),
+            pinned,
+            ..wire::UpdateBuildHistoryRequest::default()
+        })
+        .await
+    }
+
+    /// Removes the record of a build.
+    pub async fn delete_build(&self, build_ref: &str) -> Result<(), CallFailed> {
+        self.update_build(wire::UpdateBuildHistoryRequest {
+            r#ref: build_ref.to_owned(),
+            delete: true,
+            ..wire::UpdateBuildHistoryRequest::default()
+        })
+        .await
+    }
+
+    async fn update_build(
+        &self,
+        request: wire::UpdateBuildHistoryRequest,
+    ) -> Result<(), CallFailed> {
+        self.control().update_build_history(request).await?;
+        Ok(())
+    }
+
+    /// The output of all steps of a build, from its beginning; goes on until the build has ended.
+    pub async fn build_output(
+        &self,
+        build_ref: &str,
+    ) -> Result<impl Stream<Item = Result<Vec<u8>, CallFailed>> + use<>, CallFailed> {
+        let request = wire::StatusRequest {
+            r#ref: build_ref.to_owned(),
+        };
+        let responses = self.control().status(request).await?.into_inner();
+        Ok(responses.map(|response| {
+            let logs = response?.logs.into_iter();
+            Ok(logs.flat_map(|log| log.msg.to_vec()).collect())
+        }))
+    }
+
+    /// Reads a blob that the daemon keeps: of a record, or of an image.
+    pub async fn read_blob(&self, digest: &str) -> Result<Vec<u8>, CallFailed> {
+        let request = ReadContentRequest {
+            digest: digest.to_owned(),
+            ..ReadContentRequest::default()
+        };
+        let mut client = ContentClient::new(self.channel());
+        let mut parts = client.read(request).await?.into_inner();
+        let mut blob = Vec::new();
+        while let Some(part) = parts.message().await? {
+            blob.extend_from_slice(&part.data);
+        }
+        Ok(blob)
+    }
+}
+
+fn record(record: wire::BuildHistoryRecord) -> BuildRecord {
+    let time = |time: Option<prost_types::Timestamp>| time.and_then(|time| time.try_into().ok());
+    let results = record.result.iter().chain(record.results.values());
+    let attestations = results.flat_map(|result| &result.attestations);
+    let attestations = attestations.map(|descriptor| {
+        let kind = descriptor.annotations.get("in-toto.io/predicate-type");
+        (kind.cloned().unwrap_or_default(), descriptor.digest.clone())
+    });
+    let attestations = attestations.collect();
+    let result = record.result.and_then(|result| result.result_deprecated);
+    BuildRecord {
+        build_ref: record.r#ref,
+        frontend: record.frontend,
+        created: time(record.created_at),
+        completed: time(record.completed_at),
+        error: record.error.map(|error| error.message).unwrap_or_default(),
+        pinned: record.pinned,
+        total_steps: record.num_total_steps,
+        cached_steps: record.num_cached_steps,
+        result: result
+            .map(|descriptor| descriptor.digest)
+            .unwrap_or_default(),
+        attestations,
+    }
+}

@@ -1,0 +1,106 @@
+//! What a daemon remembers of builds that ended.
+
+use client::Client;
+use client::history::{BuildFilter, BuildRecord};
+use tokio::runtime::Runtime;
+
+use crate::fixture::Fixture;
+
+/// Asks the daemon of `fixture`.
+fn ask<T>(fixture: &Fixture, question: impl AsyncFnOnce(Client) -> T) -> T {
+    Runtime::new().unwrap().block_on(async {
+        let client = fixture.daemon.client().await.unwrap();
+        question(client).await
+    })
+}
+
+fn builds(fixture: &Fixture, filter: &str) -> Vec<BuildRecord> {
+    let filter = BuildFilter {
+        filter: vec![filter.to_owned()],
+        limit: 50,
+        ..BuildFilter::default()
+    };
+    ask(fixture, async |client| client.builds(filter).await.unwrap())
+}
+
+fn output(fixture: &Fixture, build: &str) -> String {
+    ask(fixture, async |client| {
+        let output = client.build_output(build).await.unwrap();
+        let mut output = std::pin::pin!(output);
+        let mut all = Vec::new();
+        while let Some(part) = tokio_stream::StreamExt::next(&mut output).await {
+            all.extend(part.unwrap());
+        }
+        String::from_utf8(all).unwrap()
+    })
+}
+
+#[test]
+fn a_build_that_ended_is_remembered_across_a_restart() {
+    let mut fixture = Fixture::with("FROM busybox\nRUN echo first; echo second\n");
+    let tar = fixture.scratch().join("image.tar");
+    let to = format!("type=oci,dest={}", tar.display());
+    fixture.build(&["--output", &to]).ran.ok();
+    fixture.dockerfile("FROM busybox\nRUN echo broken; exit 9\n");
+    fixture.build(&[]).ran.err();
+
+    let good = builds(&fixture, "status==completed");
+    let bad = builds(&fixture, "status==error");
+    assert_eq!((good.len(), bad.len()), (1, 1));
+    assert!(bad[0].error.contains("exit code: 9"), "{:?}", bad[0]);
+    assert!(good[0].total_steps > 3 && good[0].error.is_empty());
+    assert_eq!(output(&fixture, &good[0].build_ref), "first\nsecond\n");
+
+    fixture.daemon.restart().unwrap();
+    assert_eq!(builds(&fixture, "status==completed"), good);
+    assert_eq!(builds(&fixture, "status==error"), bad);
+    assert_eq!(output(&fixture, &good[0].build_ref), "first\nsecond\n");
+    assert_eq!(output(&fixture, &bad[0].build_ref), "broken\n");
+    let manifest = ask(&fixture, async |client| {
+        client.read_blob(&good[0].result).await.unwrap()
+    });
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    assert_eq!(manifest["schemaVersion"], 2);
+}
+
+#[test]
+fn a_log_of_megabytes_is_replayed_whole() {
+    let fixture = Fixture::with("FROM busybox\nRUN yes 0123456789abcde | head -n 200000\n");
+    fixture.build(&["--no-cache"]).ran.ok();
+    let build = builds(&fixture, "status==completed").remove(0);
+    let text = output(&fixture, &build.build_ref);
+    assert_eq!(text.len(), 200_000 * 16);
+    ask(&fixture, async |client| {
+        client.delete_build(&build.build_ref).await.unwrap();
+        assert!(
+            client
+                .builds(BuildFilter::default())
+                .await
+                .unwrap()
+                .is_empty()
+        );
+    });
+}
+
+#[test]
+fn records_are_pinned_and_deleted() {
+    let fixture = Fixture::with("FROM busybox\n");
+    fixture.build(&[]).ran.ok();
+    let name = builds(&fixture, "").remove(0).build_ref;
+    ask(&fixture, async |client| {
+        client.pin_build(&name, true).await.unwrap();
+        let pinned = client.builds(BuildFilter::default()).await.unwrap();
+        assert!(pinned[0].pinned);
+        client.delete_build(&name).await.unwrap();
+        assert!(
+            client
+                .builds(BuildFilter::default())
+                .await
+                .unwrap()
+                .is_empty()
+        );
+        assert!(client.pin_build(&name, true).await.is_err());
+        // What is gone can be deleted again.
+        client.delete_build(&name).await.unwrap();
+    });
+}
