@@ -54,7 +54,10 @@ impl History {
                     return;
                 }
             }
-            while !request.early_exit {
+            if request.early_exit {
+                return;
+            }
+            loop {
                 let event = tokio::select! {
                     event = events.recv() => event,
                     () = sender.closed() => return,
