@@ -6,6 +6,7 @@
 mod content;
 mod failure;
 mod history;
+mod policy;
 mod request;
 mod service;
 mod status;

@@ -9,6 +9,8 @@ use engine::{
 use proto::control as wire;
 use proto::pb;
 
+use crate::policy;
+
 /// The most entries in any list or map of a request: far above what a client sends, far below what
 /// would hurt.
 const MAX_ENTRIES: usize = 10_000;
@@ -18,7 +20,7 @@ const COMPATIBILITY: [i64; 4] = [0, 10, 20, 30];
 
 /// Turns a wire request into one the engine takes.
 pub(crate) fn build_request(
-    request: wire::SolveRequest,
+    mut request: wire::SolveRequest,
     allowed: AllowedEntitlements,
 ) -> Result<BuildRequest, BuildError> {
     if request.r#ref.is_empty() {
@@ -35,11 +37,13 @@ pub(crate) fn build_request(
             "invalid solve request: more than {MAX_ENTRIES} frontend options"
         )));
     }
-    if request.source_policy.is_some() || !request.source_policy_session.is_empty() {
+    if !request.source_policy_session.is_empty() {
         return Err(BuildError::user(
-            "source policies cannot be evaluated by this daemon; build without a policy file",
+            "this daemon does not ask a client's session about sources; give the policy in a file",
         ));
     }
+    let policies = request.source_policy.take().map(policy::read);
+    let policies = policies.transpose()?.into_iter().collect();
     let entitlements = Entitlements::grant(&request.entitlements, allowed)?;
     let exporters = exporters(&request)?;
     cache_exports(&request)?;
@@ -52,6 +56,7 @@ pub(crate) fn build_request(
         inputs: inputs(request.frontend_inputs)?,
         exporters,
         entitlements,
+        policies,
     })
 }
 

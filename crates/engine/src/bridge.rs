@@ -14,10 +14,14 @@ use oci::{Digest, Platform};
 use tokio::sync::OnceCell;
 use worker_client::{Worker, WorkerError};
 
-use crate::capabilities;
+use crate::policy::{self, Policy};
 use crate::progress::{Event, Log, Step};
 use crate::request::Entitlements;
 use crate::sources::SourceMaps;
+use crate::{BuildError, capabilities};
+
+/// The scheme of images' identifiers.
+const IMAGE: &str = "docker-image://";
 
 /// How deep frontends may call frontends (`# syntax=` inside `# syntax=`).
 const MAX_DEPTH: usize = 8;
@@ -30,7 +34,8 @@ pub(crate) struct Shared {
     pub(crate) worker: Worker,
     pub(crate) log: Arc<Log>,
     pub(crate) entitlements: Entitlements,
-    pub(crate) sources: SourceMaps,
+    policies: Vec<Policy>,
+    pub(crate) sources: Arc<SourceMaps>,
     images: Mutex<HashMap<ImageQuery, Arc<OnceCell<worker_client::ResolvedImage>>>>,
 }
 
@@ -50,6 +55,7 @@ impl Shared {
         worker: Worker,
         log: Arc<Log>,
         entitlements: Entitlements,
+        policies: Vec<Policy>,
     ) -> Shared {
         Shared {
             build_ref,
@@ -58,7 +64,8 @@ impl Shared {
             worker,
             log,
             entitlements,
-            sources: SourceMaps::default(),
+            policies,
+            sources: Arc::default(),
             images: Mutex::default(),
         }
     }
@@ -78,12 +85,60 @@ impl Shared {
     }
 
     /// Takes a graph into the build: checks what it asks for and remembers where it is written.
-    pub(crate) fn admit(&self, graph: &Arc<llb::Graph>) -> Result<(), FrontendError> {
-        self.entitlements
-            .check(graph)
-            .map_err(|error| FrontendError::invalid(error.message))?;
-        self.sources.remember(graph);
-        Ok(())
+    /// Answers the graph with the sources that the policies want.
+    pub(crate) fn admit(&self, graph: Arc<llb::Graph>) -> Result<Arc<llb::Graph>, FrontendError> {
+        let invalid = |error: BuildError| FrontendError::invalid(error.message);
+        self.entitlements.check(&graph).map_err(invalid)?;
+        let graph = if self.policies.is_empty() {
+            graph
+        } else {
+            let changed = graph.map_sources(|_, source| policy::apply(&self.policies, source));
+            let changed = changed.map_err(|error| {
+                let message = &error.message;
+                FrontendError::invalid(format!(
+                    "failed to load LLB: error evaluating the source policy: {message}"
+                ))
+            })?;
+            Arc::new(changed)
+        };
+        self.sources.remember(&graph);
+        Ok(graph)
+    }
+
+    /// What the policies want in the place of a source that is looked up.
+    fn allowed(&self, source: llb::SourceOp) -> Result<llb::SourceOp, FrontendError> {
+        match policy::apply(&self.policies, &source) {
+            Ok(changed) => Ok(changed.unwrap_or(source)),
+            Err(error) => Err(FrontendError::invalid(format!(
+                "could not resolve image due to policy: {}",
+                error.message
+            ))),
+        }
+    }
+
+    /// The reference of the image that the policies want in the place of `reference`.
+    fn allowed_image(&self, reference: String) -> Result<String, FrontendError> {
+        if self.policies.is_empty() {
+            return Ok(reference);
+        }
+        let full = full_name(&reference);
+        let source = llb::SourceOp {
+            identifier: format!("{IMAGE}{full}"),
+            attrs: BTreeMap::new(),
+        };
+        let source = self.allowed(source).map_err(|error| {
+            FrontendError::invalid(format!(
+                "failed to resolve source metadata for {full}: {error}"
+            ))
+        })?;
+        match source.identifier.strip_prefix(IMAGE) {
+            Some(changed) if changed == full => Ok(reference),
+            Some(changed) => Ok(changed.to_owned()),
+            None => Err(FrontendError::invalid(format!(
+                "could not resolve image due to policy: {} takes the place of image {full}",
+                source.identifier
+            ))),
+        }
     }
 
     async fn resolve(
@@ -114,8 +169,13 @@ impl Shared {
                         step.done();
                         Ok(image)
                     }
-                    Err(error) => {
+                    Err(mut error) => {
                         step.failed(&error.message);
+                        error.message = format!(
+                            "failed to resolve source metadata for {}: {}",
+                            full_name(&query.reference),
+                            error.message
+                        );
                         Err(step_error(error))
                     }
                 }
@@ -123,6 +183,15 @@ impl Shared {
             .await?;
         Ok(resolved.clone())
     }
+}
+
+/// The whole name of an image.
+fn full_name(reference: &str) -> String {
+    let parsed = oci::Reference::parse(reference);
+    parsed.map_or_else(
+        |_| reference.to_owned(),
+        |r| r.with_default_tag().to_string(),
+    )
 }
 
 /// One frontend's view of the build.
@@ -190,10 +259,10 @@ impl Bridge for BuildBridge {
     }
 
     async fn solve(&self, request: SolveGraph) -> Result<ResultRef, FrontendError> {
-        self.shared.admit(&request.graph)?;
+        let graph = self.shared.admit(request.graph)?;
         let result = ResultRef {
-            id: self.shared.job.name_of(&request.graph),
-            graph: Some(request.graph),
+            id: self.shared.job.name_of(&graph),
+            graph: Some(graph),
         };
         if request.evaluate {
             self.shared.realize(&result).await?;
@@ -260,7 +329,7 @@ impl Bridge for BuildBridge {
             )));
         }
         let query = ImageQuery {
-            reference: request.reference,
+            reference: self.shared.allowed_image(request.reference)?,
             platform: request.platform,
             mode: mode(request.mode),
         };
@@ -276,7 +345,11 @@ impl Bridge for BuildBridge {
         &self,
         request: ResolveSource,
     ) -> Result<ResolvedSource, FrontendError> {
-        if let Some(reference) = request.identifier.strip_prefix("docker-image://") {
+        let source = self.shared.allowed(llb::SourceOp {
+            identifier: request.identifier,
+            attrs: request.attrs,
+        })?;
+        if let Some(reference) = source.identifier.strip_prefix(IMAGE) {
             let query = ImageQuery {
                 reference: reference.to_owned(),
                 platform: request.platform,
@@ -284,8 +357,8 @@ impl Bridge for BuildBridge {
             };
             let image = self.shared.resolve(query, &request.log_name).await?;
             return Ok(ResolvedSource {
-                identifier: request.identifier,
-                attrs: request.attrs,
+                identifier: source.identifier,
+                attrs: source.attrs,
                 image_digest: Some(image.digest),
                 image_config: Some(image.config),
                 ..ResolvedSource::default()
@@ -293,7 +366,7 @@ impl Bridge for BuildBridge {
         }
         Err(FrontendError::Unsupported(format!(
             "source {} cannot be resolved before it is built",
-            request.identifier
+            source.identifier
         )))
     }
 

@@ -40,7 +40,6 @@ pub(crate) async fn run(
             .into_iter()
             .collect(),
     });
-    let follower = steps::Follower::spawn(events, entry.log.clone());
     let shared = Arc::new(Shared::new(
         request.build_ref.clone(),
         request.session.clone(),
@@ -48,7 +47,9 @@ pub(crate) async fn run(
         engine.inner.worker.clone(),
         entry.log.clone(),
         request.entitlements,
+        request.policies.clone(),
     ));
+    let follower = steps::Follower::spawn(events, entry.log.clone(), shared.sources.clone());
     let release = Release {
         engine: engine.clone(),
         job: request.build_ref.clone(),
@@ -163,10 +164,10 @@ async fn evaluate_frontend(
         let Some(graph) = &request.definition else {
             return Ok(BuildResult::default());
         };
-        shared.admit(graph)?;
+        let graph = shared.admit(graph.clone())?;
         let result = ResultRef {
-            id: shared.job.name_of(graph),
-            graph: Some(graph.clone()),
+            id: shared.job.name_of(&graph),
+            graph: Some(graph),
         };
         return Ok(BuildResult {
             single: Some(result),

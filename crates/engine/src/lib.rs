@@ -11,6 +11,7 @@ mod bridge;
 mod build;
 mod builds;
 pub mod capabilities;
+pub mod policy;
 pub mod progress;
 mod sources;
 mod steps;

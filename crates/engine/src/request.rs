@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::BuildError;
+use crate::policy::Policy;
 
 /// One build, as asked for by a client.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub struct BuildRequest {
     pub exporters: Vec<ExporterSpec>,
     /// What the build may do beyond the default.
     pub entitlements: Entitlements,
+    /// Which sources it may use.
+    pub policies: Vec<Policy>,
 }
 
 /// One output of a build.

@@ -25,6 +25,18 @@ impl SourceMaps {
         }
     }
 
+    /// The reference of the image that a vertex brings in; `None` for other vertices.
+    pub(crate) fn image(&self, vertex: &Digest) -> Option<String> {
+        let graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
+        match &graphs.get(vertex)?.vertex(vertex)?.op().kind {
+            llb::OpKind::Source(op) => {
+                let reference = op.identifier.strip_prefix("docker-image://")?;
+                Some(reference.to_owned())
+            }
+            _ => None,
+        }
+    }
+
     /// The places where a vertex is written.
     pub(crate) fn locations(&self, vertex: &Digest) -> Vec<SourceLocation> {
         let graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
