@@ -1,7 +1,10 @@
 //! What is remembered of keys from build to build.
 //!
 //! Owns which id a key stands for and how long an op took, in memory and in the database of
-//! records. Knows nothing of how keys are made, nor of what an id names. Start at [`LocalIndex`].
+//! records, and the form in which keys and results travel to other daemons. Knows nothing of how
+//! keys are made, nor of what an id names. Start at [`LocalIndex`] and [`remote`].
+
+pub mod remote;
 
 use std::time::Duration;
 
@@ -174,6 +177,13 @@ impl solver::KeyIndex for LocalIndex {
             table.insert(key.as_raw(), id.as_raw())?;
             Ok(())
         });
+    }
+
+    fn keys(&self, id: &Digest) -> Vec<Digest> {
+        let keys = self.keys.get(id).map(|keys| keys.clone());
+        let mut keys = keys.unwrap_or_default();
+        keys.retain(|key| self.link(key).as_ref() == Some(id));
+        keys
     }
 
     fn duration(&self, op: &Digest) -> Option<Duration> {

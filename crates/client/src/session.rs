@@ -42,6 +42,8 @@ pub struct Session {
     pub directories: BTreeMap<String, PathBuf>,
     /// OCI layouts by name.
     pub layouts: BTreeMap<String, PathBuf>,
+    /// Directories of build caches by name: they are OCI layouts that can be written.
+    pub caches: BTreeMap<String, PathBuf>,
     /// Where each exporter's output goes; of the same position as the exporters.
     pub targets: Vec<Target>,
     /// Secrets by id.
@@ -73,7 +75,7 @@ pub enum Target {
 }
 
 /// The methods served; the daemon calls no others.
-const METHODS: [&str; 14] = [
+const METHODS: [&str; 15] = [
     "/grpc.health.v1.Health/Check",
     "/moby.filesync.v1.FileSync/DiffCopy",
     "/moby.filesync.v1.FileSend/DiffCopy",
@@ -88,6 +90,7 @@ const METHODS: [&str; 14] = [
     "/containerd.services.content.v1.Content/Status",
     "/containerd.services.content.v1.Content/ListStatuses",
     "/containerd.services.content.v1.Content/Update",
+    "/containerd.services.content.v1.Content/Write",
 ];
 
 impl Session {
@@ -131,7 +134,7 @@ impl Session {
             .add_service(secrets::server(self.secrets))
             .add_service(ssh::server(self.ssh))
             .add_service(upload::server(self.uploads))
-            .add_service(content::server(self.layouts));
+            .add_service(content::server(self.layouts, self.caches));
         routes.routes()
     }
 }

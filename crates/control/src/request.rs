@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use engine::{
-    AllowedEntitlements, BuildError, BuildRequest, Entitlements, ExporterKind, ExporterSpec,
+    AllowedEntitlements, BuildError, BuildRequest, CacheSpec, Entitlements, ExporterKind,
+    ExporterSpec,
 };
 use proto::control as wire;
 use proto::pb;
@@ -46,7 +47,7 @@ pub(crate) fn build_request(
     let policies = policies.transpose()?.into_iter().collect();
     let entitlements = Entitlements::grant(&request.entitlements, allowed)?;
     let exporters = exporters(&request)?;
-    cache_exports(&request)?;
+    let (cache_imports, cache_exports) = caches(&request)?;
     Ok(BuildRequest {
         build_ref: request.r#ref,
         session: request.session,
@@ -55,6 +56,8 @@ pub(crate) fn build_request(
         definition: request.definition.map(graph).transpose()?.flatten(),
         inputs: inputs(request.frontend_inputs)?,
         exporters,
+        cache_imports,
+        cache_exports,
         entitlements,
         policies,
     })
@@ -81,24 +84,35 @@ fn exporters(request: &wire::SolveRequest) -> Result<Vec<ExporterSpec>, BuildErr
         .collect()
 }
 
-/// No exporter of build caches is there yet: a build that asks for one must not seem to do it.
-/// Imports that cannot be read are only a warning in BuildKit, so they are not refused here.
-fn cache_exports(request: &wire::SolveRequest) -> Result<(), BuildError> {
+/// The build caches that are to be read and written, each once.
+fn caches(request: &wire::SolveRequest) -> Result<(Vec<CacheSpec>, Vec<CacheSpec>), BuildError> {
     let Some(cache) = &request.cache else {
-        return Ok(());
+        return Ok(Default::default());
     };
-    let old = Some("registry").filter(|_| !cache.export_ref_deprecated.is_empty());
-    let mut kinds = cache
-        .exports
-        .iter()
-        .map(|entry| entry.r#type.as_str())
-        .chain(old);
-    match kinds.next() {
-        Some(kind) => Err(BuildError::user(format!(
-            "unknown cache exporter: \"{kind}\""
-        ))),
-        None => Ok(()),
+    let spec = |entry: &wire::CacheOptionsEntry| CacheSpec {
+        kind: entry.r#type.clone(),
+        attrs: entry.attrs.clone(),
+    };
+    let old = |reference: &str, attrs: &BTreeMap<String, String>| {
+        let mut attrs = attrs.clone();
+        attrs.insert("ref".to_owned(), reference.to_owned());
+        CacheSpec {
+            kind: "registry".to_owned(),
+            attrs,
+        }
+    };
+    let mut imports: Vec<CacheSpec> = cache.imports.iter().map(spec).collect();
+    for reference in &cache.import_refs_deprecated {
+        imports.push(old(reference, &BTreeMap::new()));
     }
+    let mut exports: Vec<CacheSpec> = cache.exports.iter().map(spec).collect();
+    if !cache.export_ref_deprecated.is_empty() && exports.is_empty() {
+        exports.push(old(
+            &cache.export_ref_deprecated,
+            &cache.export_attrs_deprecated,
+        ));
+    }
+    Ok((imports, CacheSpec::exports(exports)?))
 }
 
 fn inputs(

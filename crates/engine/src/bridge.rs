@@ -14,9 +14,10 @@ use oci::{Digest, Platform};
 use tokio::sync::OnceCell;
 use worker_client::{Worker, WorkerError};
 
+use crate::cache::Imports;
 use crate::policy::{self, Policy};
 use crate::progress::{Event, Log, Step};
-use crate::request::Entitlements;
+use crate::request::{BuildRequest, Entitlements};
 use crate::sources::SourceMaps;
 use crate::{BuildError, capabilities};
 
@@ -36,6 +37,7 @@ pub(crate) struct Shared {
     pub(crate) entitlements: Entitlements,
     policies: Vec<Policy>,
     pub(crate) sources: Arc<SourceMaps>,
+    pub(crate) imports: Imports,
     images: Mutex<HashMap<ImageQuery, Arc<OnceCell<worker_client::ResolvedImage>>>>,
 }
 
@@ -49,23 +51,22 @@ struct ImageQuery {
 
 impl Shared {
     pub(crate) fn new(
-        build_ref: String,
-        session: String,
+        request: &BuildRequest,
         job: solver::Job,
         worker: Worker,
         log: Arc<Log>,
-        entitlements: Entitlements,
-        policies: Vec<Policy>,
+        imports: Imports,
     ) -> Shared {
         Shared {
-            build_ref,
-            session,
+            build_ref: request.build_ref.clone(),
+            session: request.session.clone(),
             job,
             worker,
             log,
-            entitlements,
-            policies,
+            entitlements: request.entitlements,
+            policies: request.policies.clone(),
             sources: Arc::default(),
+            imports,
             images: Mutex::default(),
         }
     }
@@ -78,6 +79,12 @@ impl Shared {
         let Some(graph) = &result.graph else {
             return Ok(None);
         };
+        // A source is what it is: nothing is looked up for it.
+        let is_source =
+            |vertex: &Arc<llb::Vertex>| matches!(vertex.op().kind, llb::OpKind::Source(_));
+        if !graph.vertices().all(is_source) {
+            self.imports.ready().await;
+        }
         match self.job.realize(graph).await {
             Ok(id) => Ok(Some(id)),
             Err(error) => Err(self.sources.explain(error)),
@@ -260,6 +267,7 @@ impl Bridge for BuildBridge {
 
     async fn solve(&self, request: SolveGraph) -> Result<ResultRef, FrontendError> {
         let graph = self.shared.admit(request.graph)?;
+        self.shared.imports.add_all(request.cache_imports);
         let result = ResultRef {
             id: self.shared.job.name_of(&graph),
             graph: Some(graph),
@@ -271,6 +279,7 @@ impl Bridge for BuildBridge {
     }
 
     async fn solve_frontend(&self, request: SolveFrontend) -> Result<BuildResult, FrontendError> {
+        self.shared.imports.add_all(request.cache_imports);
         let bridge = BuildBridge {
             shared: self.shared.clone(),
             options: request.options,

@@ -7,12 +7,12 @@ use bytes::Bytes;
 use frontend::{BuildResult, ResultRef};
 use futures::future::try_join_all;
 use oci::{Digest, Platform};
-use worker_client::{Export, ExportRef, Exported};
+use worker_client::{CacheEntry, Export, ExportRef, Exported};
 
 use crate::bridge::{self, BuildBridge, Shared};
 use crate::progress::{Event, ItemState, Log, Step};
 use crate::request::{BuildRequest, ExporterSpec};
-use crate::{BuildError, Engine, steps};
+use crate::{BuildError, Engine, cache, steps};
 
 /// The config of a single result in the result's metadata, and the prefix of those of a map.
 const CONFIG_KEY: &str = "containerimage.config";
@@ -33,21 +33,29 @@ pub(crate) async fn run(
 ) -> Result<Finished, BuildError> {
     let entry = engine.inner.builds.begin(&request.build_ref)?;
     begun(&entry.log);
+    let keys = Arc::<cache::Keys>::default();
     let (job, events) = engine.inner.solver.job(solver::JobOptions {
         id: request.build_ref.clone(),
         sessions: Some(request.session.clone())
             .filter(|s| !s.is_empty())
             .into_iter()
             .collect(),
+        foreign: Some(keys.clone()),
     });
-    let shared = Arc::new(Shared::new(
+    let imports = cache::Imports::new(
         request.build_ref.clone(),
         request.session.clone(),
+        engine.inner.worker.clone(),
+        entry.log.clone(),
+        keys,
+    );
+    imports.add(&request.cache_imports);
+    let shared = Arc::new(Shared::new(
+        &request,
         job,
         engine.inner.worker.clone(),
         entry.log.clone(),
-        request.entitlements,
-        request.policies.clone(),
+        imports,
     ));
     let follower = steps::Follower::spawn(events, entry.log.clone(), shared.sources.clone());
     let release = Release {
@@ -56,7 +64,7 @@ pub(crate) async fn run(
     };
 
     let outcome = match served(engine, &shared, &request) {
-        Ok(served) => build(&shared, &request, served.as_ref()).await,
+        Ok(served) => build(engine, &shared, &request, served.as_ref()).await,
         Err(error) => Err(error),
     };
     // The job ends before its progress does, so that what it told last is shown.
@@ -120,13 +128,24 @@ fn bridge(shared: &Arc<Shared>, request: &BuildRequest) -> BuildBridge {
 
 /// Builds; `client` is there when it is its own frontend.
 async fn build(
+    engine: &Engine,
     shared: &Arc<Shared>,
     request: &BuildRequest,
     client: Option<&gateway::Served>,
 ) -> Result<Finished, BuildError> {
-    let result = match client {
-        Some(client) => client.result().await?,
-        None => evaluate_frontend(shared, request).await?,
+    let result = {
+        let evaluated = async {
+            match client {
+                Some(client) => Ok(client.result().await?),
+                None => evaluate_frontend(shared, request).await,
+            }
+        };
+        tokio::pin!(evaluated);
+        // Build caches are read while the frontend looks at its files.
+        tokio::select! {
+            result = &mut evaluated => result?,
+            () = shared.imports.ready() => evaluated.await?,
+        }
     };
     let refs = try_join_all(result.all_refs().map(|(key, result_ref)| async move {
         let id = shared.realize(result_ref).await?;
@@ -134,15 +153,23 @@ async fn build(
     }))
     .await?;
 
+    let entries = if request.cache_exports.is_empty() {
+        Vec::new()
+    } else {
+        cache::entries(shared, &*engine.inner.index, &result).await
+    };
     let mut response = BTreeMap::new();
     let exports = request.exporters.iter().enumerate();
     let answers = try_join_all(
-        exports.map(|(index, spec)| export(shared, request, &result, &refs, index, spec)),
+        exports
+            .map(|(index, spec)| export(shared, request, (&result, &refs, &entries), index, spec)),
     );
     let exports = answers.await?;
     for exported in &exports {
         response.extend(exported.response.clone());
     }
+    let finals: Vec<Digest> = refs.iter().filter_map(|(_, id)| *id).collect();
+    response.extend(cache::export(shared, request, &entries, &finals).await?);
     for (key, value) in &result.metadata {
         if key.starts_with("frontend.") || is_subrequest_answer(request, key) {
             response.insert(key.clone(), String::from_utf8_lossy(value).into_owned());
@@ -177,11 +204,17 @@ async fn evaluate_frontend(
     Ok(bridge::run_frontend(&request.frontend, bridge(shared, request)).await?)
 }
 
+/// A build's result, the ids of its refs by platform, and what is known of its vertices.
+type Outcome<'a> = (
+    &'a BuildResult,
+    &'a [(String, Option<Digest>)],
+    &'a [CacheEntry],
+);
+
 async fn export(
     shared: &Shared,
     request: &BuildRequest,
-    result: &BuildResult,
-    refs: &[(String, Option<Digest>)],
+    (result, refs, entries): Outcome<'_>,
     index: usize,
     spec: &ExporterSpec,
 ) -> Result<Exported, BuildError> {
@@ -216,6 +249,11 @@ async fn export(
         refs,
         multi_platform: result.single.is_none() && !result.refs.is_empty(),
         metadata,
+        inline_cache: if request.cache_exports.iter().any(|c| c.kind == "inline") {
+            entries.to_vec()
+        } else {
+            Vec::new()
+        },
     };
     let vertex = Digest::of(format!("{}-export-{index}", request.session));
     let step = Step::begin(&shared.log, vertex, spec.kind.vertex_name());
@@ -320,7 +358,7 @@ fn platforms(result: &BuildResult) -> BTreeMap<String, Platform> {
 }
 
 /// Shows what an export tells of itself on its vertex.
-fn show(log: &Log, vertex: Digest, news: worker_client::OpNews) {
+pub(crate) fn show(log: &Log, vertex: Digest, news: worker_client::OpNews) {
     match news {
         worker_client::OpNews::Item(item) => log.push(Event::Item(ItemState {
             id: item.id,

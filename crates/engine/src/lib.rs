@@ -10,6 +10,7 @@ mod request;
 mod bridge;
 mod build;
 mod builds;
+mod cache;
 pub mod capabilities;
 pub mod policy;
 pub mod progress;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use worker_client::Worker;
 
 pub use build::Finished;
+pub use cache::CacheSpec;
 pub use error::{BuildError, Refusal};
 pub use request::{AllowedEntitlements, BuildRequest, Entitlements, ExporterKind, ExporterSpec};
 
@@ -35,6 +37,7 @@ pub struct Engine {
 struct Inner {
     worker: Worker,
     solver: solver::Solver,
+    index: Arc<dyn solver::KeyIndex>,
     builds: Arc<Builds>,
     driven: gateway::Builds,
     options: Options,
@@ -69,11 +72,12 @@ impl Engine {
             max_parallel: parallel,
             ..solver::Options::default()
         };
-        let solver = solver::Solver::new(port, index, options_of_solver);
+        let solver = solver::Solver::new(port, index.clone(), options_of_solver);
         Engine {
             inner: Arc::new(Inner {
                 worker,
                 solver,
+                index,
                 builds: Arc::default(),
                 driven: gateway::Builds::default(),
                 options,

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::BuildError;
 use crate::policy::Policy;
+use crate::{BuildError, CacheSpec};
 
 /// One build, as asked for by a client.
 #[derive(Clone, Debug)]
@@ -23,6 +23,10 @@ pub struct BuildRequest {
     pub inputs: BTreeMap<String, Arc<llb::Graph>>,
     /// Where the result goes.
     pub exporters: Vec<ExporterSpec>,
+    /// Build caches that are read before anything is run.
+    pub cache_imports: Vec<CacheSpec>,
+    /// Build caches that are written at the end.
+    pub cache_exports: Vec<CacheSpec>,
     /// What the build may do beyond the default.
     pub entitlements: Entitlements,
     /// Which sources it may use.

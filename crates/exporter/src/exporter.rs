@@ -21,7 +21,7 @@ use crate::{archive, config};
 /// Carries results out. Made once for a process; clones share the making of blobs.
 #[derive(Clone)]
 pub struct Exporter {
-    layers: Layers,
+    pub(crate) layers: Layers,
     registry: Registry,
 }
 
@@ -267,7 +267,7 @@ impl Exporter {
             .await
     }
 
-    fn reader(&self, caller: &Caller) -> Reader {
+    pub(crate) fn reader(&self, caller: &Caller) -> Reader {
         Reader {
             content: self.refs().content().clone(),
             providers: caller.providers.clone(),

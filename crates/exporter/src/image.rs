@@ -52,6 +52,8 @@ pub struct SourceRef {
     pub config: Vec<u8>,
     /// What is attested of it.
     pub attestations: Vec<Attestation>,
+    /// What the config tells of the build that made it: a build cache's records.
+    pub inline_cache: Option<Vec<u8>>,
 }
 
 /// An image that is ready: all its manifests are made, all its blobs can be read.
@@ -304,7 +306,10 @@ impl Builder<'_> {
             platform: &source.platform,
             layers: &facts,
             epoch: options.epoch.of(&source.key, &options.metadata)?,
-            inline_cache: None,
+            inline_cache: source
+                .inline_cache
+                .as_ref()
+                .map(|records| STANDARD.encode(records).into()),
         })?;
         let layers = layers
             .into_iter()

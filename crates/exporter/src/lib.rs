@@ -11,6 +11,7 @@ mod annotations;
 mod archive;
 mod attest;
 mod blobs;
+mod carry;
 mod config;
 mod epoch;
 mod error;
@@ -25,6 +26,7 @@ mod tree;
 
 pub use annotations::Annotations;
 pub use attest::{Attestation, Subject};
+pub use carry::Carried;
 pub use epoch::Epoch;
 pub use error::{ConfigError, ExportError, LayerError, OptionError};
 pub use exporter::{Caller, Exporter};

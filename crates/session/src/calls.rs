@@ -28,7 +28,7 @@ const CLIENT_ID: &str = "buildkit-client";
 /// One session, as a worker calls it.
 #[derive(Clone, Debug)]
 pub struct SessionCalls {
-    channel: Channel,
+    pub(crate) channel: Channel,
     id: String,
 }
 
@@ -74,7 +74,7 @@ impl SessionCalls {
         &self.id
     }
 
-    fn request<T>(&self, message: T) -> Result<Request<T>, SessionError> {
+    pub(crate) fn request<T>(&self, message: T) -> Result<Request<T>, SessionError> {
         let mut request = Request::new(message);
         let id = self
             .id

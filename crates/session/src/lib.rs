@@ -10,9 +10,11 @@ mod health;
 mod output;
 mod proxy;
 mod registry;
+mod store;
 
 pub use calls::{FetchToken, Login, SessionCalls, Token};
 pub use error::{FilesError, SessionError};
 pub use output::{DirTarget, TarWriter};
 pub use proxy::{HEADER, Proxy};
 pub use registry::{Identity, Session, Sessions};
+pub use store::BlobStream;

@@ -246,6 +246,7 @@ async fn build(worker: &Arc<Idle>, links: &Arc<Links>, graph: &Arc<Graph>) {
     let (job, mut events) = solver.job(JobOptions {
         id: "job".into(),
         sessions: Vec::new(),
+        foreign: None,
     });
     let result = job.realize(graph).await;
     result.expect("a worker that does nothing does not fail");

@@ -20,7 +20,7 @@ use crate::step::graph::input_digests;
 use crate::step::{
     Core, Description, Effect, Event, Goal, JobNo, Limits, News, OpNo, Outcome, RequestNo,
 };
-use crate::{ErrorClass, JobId, KeyIndex, OpError, SolveError, Worker};
+use crate::{ErrorClass, ForeignKeys, JobId, KeyIndex, OpError, SolveError, Worker};
 
 /// What the handles ask of the driver.
 pub(crate) enum Message {
@@ -57,6 +57,7 @@ pub(crate) struct JobEntry {
     pub(crate) id: JobId,
     pub(crate) salt: Digest,
     pub(crate) sessions: Vec<String>,
+    pub(crate) foreign: Option<Arc<dyn ForeignKeys>>,
     pub(crate) sink: JobSink,
 }
 
@@ -251,7 +252,10 @@ impl Driver {
                 call.abort.abort();
             }
             Effect::Lookup { job, vertex, key } => {
-                let link = self.index.link(&key);
+                let link = self
+                    .index
+                    .link(&key)
+                    .or_else(|| self.foreign_link(job, &key));
                 events.push_back(Event::Link { job, vertex, link });
             }
             Effect::SetLink { key, id } => self.index.set_link(key, id),
@@ -267,6 +271,13 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// What a job was told of a key by others. It is remembered: the result comes here with it.
+    fn foreign_link(&self, job: JobNo, key: &Digest) -> Option<Digest> {
+        let id = self.jobs.get(&job)?.foreign.as_ref()?.link(key)?;
+        self.index.set_link(*key, id);
+        Some(id)
     }
 
     fn tell(&self, job: JobNo, vertex: Digest, news: News) {

@@ -25,6 +25,8 @@ mod key;
 pub mod sim;
 
 pub use error::{ErrorClass, OpError, SolveError};
-pub use ports::{DigestRequest, JobId, KeyIndex, PinRequest, Pinned, RunRequest, Sessions, Worker};
+pub use ports::{
+    DigestRequest, ForeignKeys, JobId, KeyIndex, PinRequest, Pinned, RunRequest, Sessions, Worker,
+};
 pub use progress::{EventKind, ItemStatus, JobEvent, LogChunk, Progress, Warning};
 pub use solver::{Events, InputRecord, Job, JobOptions, Options, Solved, Solver, VertexRecord};

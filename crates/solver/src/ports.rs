@@ -146,6 +146,14 @@ pub trait Worker: Send + Sync + 'static {
     ) -> Result<Bytes, OpError>;
 }
 
+/// Keys that others have found out, for one job.
+///
+/// Called from the solver's own task: a call must not block.
+pub trait ForeignKeys: Send + Sync + 'static {
+    /// The id that `key` stands for.
+    fn link(&self, key: &Digest) -> Option<Digest>;
+}
+
 /// Remembers keys and times across builds.
 ///
 /// Called from the solver's own task: a call must not block.
@@ -155,6 +163,12 @@ pub trait KeyIndex: Send + Sync + 'static {
 
     /// Lets `key` stand for `id` from now on.
     fn set_link(&self, key: Digest, id: Digest);
+
+    /// The keys that stand for `id`, as far as that is remembered.
+    fn keys(&self, id: &Digest) -> Vec<Digest> {
+        let _ = id;
+        Vec::new()
+    }
 
     /// How long the op of this key took last time.
     fn duration(&self, op: &Digest) -> Option<Duration>;

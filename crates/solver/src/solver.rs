@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use crate::driver::{Driver, JobEntry, Message};
 use crate::progress::JobEvent;
 use crate::step::{Goal, JobNo, Limits, RequestNo};
-use crate::{ErrorClass, JobId, KeyIndex, OpError, SolveError, Worker};
+use crate::{ErrorClass, ForeignKeys, JobId, KeyIndex, OpError, SolveError, Worker};
 
 /// How a [`Solver`] behaves.
 #[derive(Clone, Copy, Debug)]
@@ -45,12 +45,14 @@ struct Inner {
 }
 
 /// What is said about a job when it begins.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct JobOptions {
     /// Its name, by which the worker knows it.
     pub id: String,
     /// The sessions that can serve it.
     pub sessions: Vec<String>,
+    /// Where a key is looked up that the index does not know.
+    pub foreign: Option<Arc<dyn ForeignKeys>>,
 }
 
 /// One client's build. Dropping it cancels all that nobody else waits for.
@@ -133,6 +135,7 @@ impl Solver {
             id: id.clone(),
             salt,
             sessions: options.sessions,
+            foreign: options.foreign,
             sink,
         };
         let messages = self.0.messages.clone();

@@ -11,7 +11,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::transport::Channel;
 use wire::worker_client::WorkerClient;
 
-use crate::{Description, Export, GcPolicy, UsageRecord, WorkerError};
+use crate::{CacheEntry, Description, Export, GcPolicy, UsageRecord, WorkerError};
 
 /// What is told of a long call while it runs.
 #[derive(Clone, Debug)]
@@ -63,6 +63,7 @@ pub(crate) struct Outcome {
     pub(crate) ids: Vec<Digest>,
     pub(crate) response: BTreeMap<String, String>,
     pub(crate) documents: Vec<Bytes>,
+    pub(crate) links: Vec<(Digest, Digest)>,
 }
 
 /// Reads the events of a long call to the end.
@@ -98,10 +99,13 @@ pub(crate) async fn follow(
                     .iter()
                     .map(|id| digest(id))
                     .collect::<Result<_, _>>()?;
+                let link = |link: &wire::KeyLink| Ok((digest(&link.key)?, digest(&link.id)?));
+                let links = done.links.iter().map(link);
                 return Ok(Outcome {
                     ids,
                     response: done.response,
                     documents: done.documents,
+                    links: links.collect::<Result<_, WorkerError>>()?,
                 });
             }
             None => {
@@ -240,6 +244,16 @@ pub(crate) fn export_to_wire(export: Export) -> wire::ExportRequest {
         refs: refs.collect(),
         multi_platform: export.multi_platform,
         metadata: export.metadata,
+        inline_cache: export.inline_cache.iter().map(cache_entry).collect(),
+    }
+}
+
+pub(crate) fn cache_entry(entry: &CacheEntry) -> wire::CacheEntry {
+    wire::CacheEntry {
+        id: entry.id.to_string(),
+        keys: entry.keys.iter().map(ToString::to_string).collect(),
+        output_ids: entry.output_ids.iter().map(ToString::to_string).collect(),
+        results: entry.results,
     }
 }
 

@@ -122,6 +122,53 @@ pub struct Export {
     pub multi_platform: bool,
     /// Told to the client beside the output.
     pub metadata: BTreeMap<String, Bytes>,
+    /// What the image's config tells of the build that made it.
+    pub inline_cache: Vec<CacheEntry>,
+}
+
+/// What a build cache may carry of one vertex.
+#[derive(Clone, Debug)]
+pub struct CacheEntry {
+    /// The vertex's id.
+    pub id: Digest,
+    /// The keys that stand for it.
+    pub keys: Vec<Digest>,
+    /// The ids of its outputs.
+    pub output_ids: Vec<Digest>,
+    /// Whether its results go along whatever the mode says.
+    pub results: Option<bool>,
+}
+
+/// Which build cache is to be read.
+#[derive(Clone, Debug)]
+pub struct ImportCache {
+    /// The build.
+    pub job: String,
+    /// `registry` or `local`.
+    pub kind: String,
+    /// Where it is.
+    pub attrs: BTreeMap<String, String>,
+    /// The session that has it or answers for credentials.
+    pub session: String,
+}
+
+/// Which build cache is to be written.
+#[derive(Clone, Debug)]
+pub struct ExportCache {
+    /// The build.
+    pub job: String,
+    /// `registry` or `local`.
+    pub kind: String,
+    /// Where to, and how.
+    pub attrs: BTreeMap<String, String>,
+    /// The session that takes it or answers for credentials.
+    pub session: String,
+    /// What is known of the build.
+    pub entries: Vec<CacheEntry>,
+    /// The ids of the build's results.
+    pub final_ids: Vec<Digest>,
+    /// Whether all results go along, or only what consists of the layers of the build's results.
+    pub all: bool,
 }
 
 /// What an export gave.
@@ -291,6 +338,58 @@ impl Worker {
             response: done.response,
             documents: done.documents,
         })
+    }
+
+    /// Reads a build cache and answers its keys with the ids for which they stand. What it has is
+    /// there for the job from now on.
+    ///
+    /// # Errors
+    /// When it cannot be found or read.
+    pub async fn import_cache(
+        &self,
+        import: ImportCache,
+        news: impl FnMut(OpNews) + Send,
+    ) -> Result<Vec<(Digest, Digest)>, WorkerError> {
+        let request = wire::ImportCacheRequest {
+            job: import.job,
+            kind: import.kind,
+            attrs: import.attrs,
+            session: import.session,
+        };
+        let stream = self
+            .client
+            .clone()
+            .import_cache(request)
+            .await?
+            .into_inner();
+        Ok(convert::follow(stream, news).await?.links)
+    }
+
+    /// Writes a build cache and answers what the client is told.
+    ///
+    /// # Errors
+    /// What stopped it.
+    pub async fn export_cache(
+        &self,
+        export: ExportCache,
+        news: impl FnMut(OpNews) + Send,
+    ) -> Result<BTreeMap<String, String>, WorkerError> {
+        let request = wire::ExportCacheRequest {
+            job: export.job,
+            kind: export.kind,
+            attrs: export.attrs,
+            session: export.session,
+            entries: export.entries.iter().map(convert::cache_entry).collect(),
+            final_ids: export.final_ids.iter().map(ToString::to_string).collect(),
+            all: export.all,
+        };
+        let stream = self
+            .client
+            .clone()
+            .export_cache(request)
+            .await?
+            .into_inner();
+        Ok(convert::follow(stream, news).await?.response)
     }
 
     /// What the worker keeps: records that match one of `filter`, unused for `age` at least.

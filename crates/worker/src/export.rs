@@ -13,6 +13,7 @@ use proto::worker as wire;
 use session::{DirTarget, SessionCalls};
 use tokio::io::AsyncReadExt as _;
 
+use crate::cache;
 use crate::credentials::SessionCredentials;
 use crate::events::Events;
 use crate::failure::{Failure, blocking, chain};
@@ -66,6 +67,10 @@ fn source(shared: &Shared, request: &wire::ExportRequest) -> Result<Source, Fail
             "" => None,
             text => Some(shared.find(&request.job, id(text)?)?),
         };
+        let inline_cache = match &filesystem {
+            Some(found) => cache::inline(shared, &request.job, &request.inline_cache, found)?,
+            None => None,
+        };
         Ok(SourceRef {
             key: part.key.clone(),
             filesystem,
@@ -76,6 +81,7 @@ fn source(shared: &Shared, request: &wire::ExportRequest) -> Result<Source, Fail
                 .unwrap_or_default(),
             config: part.config.to_vec(),
             attestations: Vec::new(),
+            inline_cache,
         })
     });
     Ok(Source {

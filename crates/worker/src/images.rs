@@ -34,14 +34,28 @@ pub(crate) fn progress(events: &Events) -> Progress {
     })
 }
 
-/// OCI layouts of clients are not read by this worker.
-struct NoLayouts;
+/// The stores of clients, by their sessions.
+struct ClientStores(Sessions);
 
 #[async_trait]
-impl LayoutStore for NoLayouts {
-    async fn open(&self, _: &str, store: &str, _: &Digest) -> io::Result<BlobStream> {
-        let text = format!("OCI layout {store} cannot be read by this worker");
-        Err(io::Error::new(io::ErrorKind::Unsupported, text))
+impl LayoutStore for ClientStores {
+    async fn open(&self, session: &str, store: &str, digest: &Digest) -> io::Result<BlobStream> {
+        // A store that holds a build cache has its full name; others are OCI layouts.
+        let store = if store.starts_with(crate::cache::STORE_PREFIX) {
+            store.to_owned()
+        } else {
+            format!("oci:{store}")
+        };
+        let calls = self.0.calls(session).map_err(io::Error::other)?;
+        let blob = calls.read_blob(&store, digest).await;
+        blob.map_err(|error| {
+            let kind = if error.is_not_found() {
+                io::ErrorKind::NotFound
+            } else {
+                io::ErrorKind::Other
+            };
+            io::Error::new(kind, error)
+        })
     }
 }
 
@@ -50,7 +64,7 @@ pub(crate) fn sources(shared: &Shared, credentials: Arc<dyn Credentials>) -> Sou
     Sources {
         registry: shared.registry.clone(),
         credentials,
-        layouts: Arc::new(NoLayouts),
+        layouts: Arc::new(ClientStores(Sessions::none(&shared.tunnel))),
     }
 }
 

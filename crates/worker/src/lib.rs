@@ -3,6 +3,7 @@
 //! Owns what an op does. Knows nothing of graphs, jobs' order or clients: the engine says what runs
 //! and under which ids, and carries calls to clients' sessions. Start at [`WorkerService`].
 
+mod cache;
 mod containers;
 mod convert;
 mod credentials;

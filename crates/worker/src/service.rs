@@ -18,7 +18,7 @@ use crate::events::{self, EventStream};
 use crate::failure::Failure;
 use crate::jobs::Jobs;
 use crate::state::{Options, Shared, id};
-use crate::{convert, digests, export, files, images, load, op, pin, store};
+use crate::{cache, convert, digests, export, files, images, load, op, pin, store};
 
 /// How long after the last prune the next one may run (BuildKit: `control/control.go`).
 const GC_INTERVAL: Duration = Duration::from_secs(60);
@@ -74,6 +74,7 @@ impl WorkerService {
             tunnel: Arc::default(),
             digests: digests::Digests::default(),
             containers,
+            imports: cache::Imports::default(),
             gc: tokio::sync::Notify::new(),
             jobs: Jobs::default(),
         });
@@ -219,7 +220,10 @@ impl Worker for WorkerService {
             .map(|text| id(text))
             .collect::<Result<Vec<_>, _>>()?;
         let job = self.shared.job(&request.job)?;
-        let exists = job.lease.keep(&self.shared.refs, &ids);
+        let mut exists = job.lease.keep(&self.shared.refs, &ids);
+        for (id, there) in ids.iter().zip(&mut exists) {
+            *there = *there || cache::restore(&self.shared, &request.job, id).is_some();
+        }
         Ok(Response::new(wire::ExistsResponse { exists }))
     }
 
@@ -286,11 +290,34 @@ impl Worker for WorkerService {
         Ok(Response::new(events::run(run)))
     }
 
+    type ImportCacheStream = EventStream;
+
+    async fn import_cache(
+        &self,
+        request: Request<wire::ImportCacheRequest>,
+    ) -> Answer<EventStream> {
+        let (shared, request) = (self.shared.clone(), request.into_inner());
+        let run = |events| async move { cache::import(&shared, request, events).await };
+        Ok(Response::new(events::run(run)))
+    }
+
+    type ExportCacheStream = EventStream;
+
+    async fn export_cache(
+        &self,
+        request: Request<wire::ExportCacheRequest>,
+    ) -> Answer<EventStream> {
+        let (shared, request) = (self.shared.clone(), request.into_inner());
+        let run = |events| async move { cache::export(&shared, request, events).await };
+        Ok(Response::new(events::run(run)))
+    }
+
     async fn release_job(
         &self,
         request: Request<wire::ReleaseJobRequest>,
     ) -> Answer<wire::ReleaseJobResponse> {
         let request = request.into_inner();
+        cache::release(&self.shared, &request.job);
         self.shared.jobs.release(&request.job);
         self.shared.gc.notify_one();
         if request.flush {

@@ -50,6 +50,7 @@ pub(crate) struct Shared {
     pub(crate) tunnel: Arc<Tunnel>,
     pub(crate) digests: Digests,
     pub(crate) containers: Containers,
+    pub(crate) imports: crate::cache::Imports,
     pub(crate) gc: tokio::sync::Notify,
     pub(crate) jobs: Jobs,
 }
@@ -94,7 +95,9 @@ impl Shared {
         if let Some(layers) = reference.snapshots() {
             return Ok(layers);
         }
-        crate::images::materialize(self, reference, sessions, events).await?;
+        crate::images::materialize(self, reference, sessions, events)
+            .await
+            .map_err(|failure| crate::cache::give_up(self, reference, failure))?;
         reference.snapshots().ok_or_else(|| {
             Failure::bug(format!("layers of {} were not brought in", reference.id()))
         })

@@ -248,6 +248,7 @@ fn source(image: &Image, reference: Ref) -> Source {
             platform: image.platform.clone(),
             config: image.config.clone().into_bytes(),
             attestations: Vec::new(),
+            inline_cache: None,
         }],
         multi_platform: false,
         metadata: BTreeMap::new(),

@@ -101,6 +101,7 @@ impl Fixture {
                 platform: "linux/amd64".parse().unwrap(),
                 config: Vec::new(),
                 attestations: Vec::new(),
+                inline_cache: None,
             }],
             multi_platform: false,
             metadata: BTreeMap::new(),

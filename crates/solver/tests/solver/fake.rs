@@ -124,6 +124,7 @@ pub(crate) fn job(solver: &Solver, id: &str) -> (Job, solver::Events) {
     solver.job(JobOptions {
         id: id.into(),
         sessions: vec![format!("session of {id}")],
+        foreign: None,
     })
 }
 

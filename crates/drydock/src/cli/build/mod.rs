@@ -4,6 +4,7 @@
 
 mod context;
 mod fields;
+mod local_cache;
 mod outputs;
 mod report;
 mod request;

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use super::context::Source;
+use super::local_cache;
 use super::outputs::{Destination, Output};
 use super::report::{self, Response};
 use super::request::{Cache, Request, SecretSource, Ssh};
@@ -36,6 +37,7 @@ pub(super) async fn solve(
         );
     }
     let is_for_people = display.is_for_people();
+    let written = local_cache::destinations(&request.cache_exports);
     let (result, warnings) = tokio::select! {
         done = drive(&client, request, display) => done?,
         _ = tokio::signal::ctrl_c() => {
@@ -48,7 +50,10 @@ pub(super) async fn solve(
         print_warnings(std::io::stderr(), &warnings, global.debug);
     }
     match result {
-        Ok(response) => Ok(response.exporters),
+        Ok(response) => {
+            local_cache::note(&written, &response.exporters)?;
+            Ok(response.exporters)
+        }
         Err(error) => Err(report::failure(&error.sources, &error.message)),
     }
 }
@@ -134,6 +139,8 @@ fn prepare(request: Request) -> anyhow::Result<(SolveRequest, Session, super::co
             Destination::Stdout => Target::Stream(Box::pin(tokio::io::stdout())),
         });
     }
+    let imports = local_cache::imports(request.cache_imports, &mut session.caches);
+    let exports = local_cache::exports(request.cache_exports, &mut session.caches)?;
     let cache = |cache: Cache| CacheEntry {
         kind: cache.kind,
         attrs: cache.attrs,
@@ -142,8 +149,8 @@ fn prepare(request: Request) -> anyhow::Result<(SolveRequest, Session, super::co
         frontend: FRONTEND.to_owned(),
         attrs,
         exporters,
-        cache_imports: request.cache_imports.into_iter().map(cache).collect(),
-        cache_exports: request.cache_exports.into_iter().map(cache).collect(),
+        cache_imports: imports.into_iter().map(cache).collect(),
+        cache_exports: exports.into_iter().map(cache).collect(),
         entitlements: request.entitlements,
         ..SolveRequest::default()
     };
