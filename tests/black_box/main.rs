@@ -22,4 +22,5 @@ mod graph;
 mod history;
 mod images;
 mod outputs;
+mod program;
 mod reuse;

@@ -8,6 +8,7 @@ use proto::control::control_client::ControlClient;
 use proto::control::{self as wire};
 use rpc::MAX_MESSAGE_SIZE;
 use rpc::address::Address;
+use rpc::tls::TlsFiles;
 use tonic::transport::Channel;
 
 use crate::{CallFailed, ConnectFailed};
@@ -38,6 +39,27 @@ pub struct WorkerRecord {
     pub labels: BTreeMap<String, String>,
     /// What it builds for, its own platform first.
     pub platforms: Vec<String>,
+    /// The daemon's version.
+    pub version: Version,
+    /// When it throws away what is not used, in order.
+    pub gc_policies: Vec<GcPolicy>,
+}
+
+/// What a worker throws away by itself; sizes in bytes, 0 for no bound.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GcPolicy {
+    /// Also what is internal.
+    pub all: bool,
+    /// Only what matches.
+    pub filters: Vec<String>,
+    /// What was used in this time stays.
+    pub keep_duration: Duration,
+    /// This much stays always.
+    pub reserved_space: i64,
+    /// No more than this stays.
+    pub max_used_space: i64,
+    /// So much of the disk is to be free.
+    pub min_free_space: i64,
 }
 
 /// One thing that a daemon keeps.
@@ -87,12 +109,20 @@ pub struct PruneOptions {
 impl Client {
     /// Connects to `address`: `unix://<path>` or `tcp://<host>:<port>`.
     pub async fn connect(address: &str) -> Result<Client, ConnectFailed> {
+        Client::connect_with(address, None).await
+    }
+
+    /// The same, with TLS where the files for it are given.
+    pub async fn connect_with(
+        address: &str,
+        tls: Option<&TlsFiles>,
+    ) -> Result<Client, ConnectFailed> {
         let parsed: Address = address.parse().map_err(|source| ConnectFailed::Address {
             address: address.to_owned(),
             source,
         })?;
         Ok(Client {
-            channel: rpc::connect::connect(&parsed, None).await?,
+            channel: rpc::connect::connect(&parsed, tls).await?,
         })
     }
 
@@ -108,17 +138,20 @@ impl Client {
             .info(wire::InfoRequest {})
             .await?
             .into_inner();
-        let version = response.buildkit_version.unwrap_or_default();
-        Ok(Version {
-            package: version.package,
-            version: version.version,
-            revision: version.revision,
-        })
+        Ok(version(response.buildkit_version))
     }
 
     /// Asks for the daemon's workers, the one that builds first.
     pub async fn list_workers(&self) -> Result<Vec<WorkerRecord>, CallFailed> {
-        let request = wire::ListWorkersRequest::default();
+        self.list_workers_matching(Vec::new()).await
+    }
+
+    /// The same; only what matches `filter`, in containerd's filter language.
+    pub async fn list_workers_matching(
+        &self,
+        filter: Vec<String>,
+    ) -> Result<Vec<WorkerRecord>, CallFailed> {
+        let request = wire::ListWorkersRequest { filter };
         let response = self.control().list_workers(request).await?.into_inner();
         Ok(response.record.into_iter().map(worker).collect())
     }
@@ -171,6 +204,28 @@ fn worker(record: proto::types::WorkerRecord) -> WorkerRecord {
         id: record.id,
         labels: record.labels,
         platforms: record.platforms.into_iter().map(platform).collect(),
+        version: version(record.buildkit_version),
+        gc_policies: record.gc_policy.into_iter().map(gc_policy).collect(),
+    }
+}
+
+fn version(version: Option<proto::types::BuildkitVersion>) -> Version {
+    let version = version.unwrap_or_default();
+    Version {
+        package: version.package,
+        version: version.version,
+        revision: version.revision,
+    }
+}
+
+fn gc_policy(policy: proto::types::GcPolicy) -> GcPolicy {
+    GcPolicy {
+        all: policy.all,
+        filters: policy.filters,
+        keep_duration: Duration::from_nanos(u64::try_from(policy.keep_duration).unwrap_or(0)),
+        reserved_space: policy.reserved_space,
+        max_used_space: policy.max_used_space,
+        min_free_space: policy.min_free_space,
     }
 }
 

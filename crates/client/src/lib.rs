@@ -16,6 +16,8 @@ pub mod progress;
 pub mod session;
 mod solve;
 
-pub use control::{Client, PruneOptions, UsageRecord, Version, WorkerRecord};
+pub use control::{Client, GcPolicy, PruneOptions, UsageRecord, Version, WorkerRecord};
+pub use rpc::tls::TlsFiles;
+
 pub use error::{BuildError, CallFailed, ConnectFailed};
 pub use solve::{CacheEntry, Exporter, SolveRequest, SolveResponse};

@@ -1,13 +1,21 @@
-//! The part of `buildctl` that builders need of a daemon's image.
+//! `buildctl`: what builders and operators ask of a daemon, in the words of BuildKit's client.
+
+mod table;
+mod usage;
+mod workers;
 
 use std::ffi::OsString;
-use std::net::Shutdown;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 use std::{io, thread};
 
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
+use client::{Client, TlsFiles};
 
 use crate::error;
 use crate::paths::Family;
@@ -16,9 +24,13 @@ use crate::paths::Family;
 #[derive(Debug, Parser)]
 #[command(name = "buildctl", disable_version_flag = true)]
 struct Arguments {
-    /// Address of the daemon.
-    #[arg(long, env = "BUILDKIT_HOST", global = true, value_name = "ADDR")]
-    addr: Option<String>,
+    #[command(flatten)]
+    connection: Connection,
+    /// Tell more.
+    #[arg(long, hide = true)]
+    debug: bool,
+    #[arg(long, hide = true, value_name = "FORMAT")]
+    log_format: Option<String>,
     /// Print the version.
     #[arg(long, short = 'v')]
     version: bool,
@@ -26,11 +38,41 @@ struct Arguments {
     command: Option<Buildctl>,
 }
 
+#[derive(Debug, clap::Args)]
+struct Connection {
+    /// Address of the daemon.
+    #[arg(long, env = "BUILDKIT_HOST", value_name = "ADDR")]
+    addr: Option<String>,
+    /// Name in the daemon's certificate.
+    #[arg(long, value_name = "NAME")]
+    tlsservername: Option<String>,
+    /// Authority of the daemon's certificate.
+    #[arg(long, value_name = "FILE")]
+    tlscacert: Option<PathBuf>,
+    /// Certificate of this client.
+    #[arg(long, value_name = "FILE")]
+    tlscert: Option<PathBuf>,
+    /// Key of this client.
+    #[arg(long, value_name = "FILE")]
+    tlskey: Option<PathBuf>,
+    /// Directory with ca.pem, cert.pem and key.pem, or ca.crt, tls.crt and tls.key.
+    #[arg(long, value_name = "DIR")]
+    tlsdir: Option<PathBuf>,
+    /// Seconds to wait for the daemon.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    timeout: u64,
+    /// Wait for a daemon that does not answer yet.
+    #[arg(long)]
+    wait: bool,
+}
+
 #[derive(Debug, Subcommand)]
 enum Buildctl {
     /// Carry standard input and output to the daemon's socket.
     #[command(hide = true)]
     DialStdio,
+    Du(usage::Du),
+    Prune(usage::Prune),
     /// Look into the daemon.
     #[command(subcommand)]
     Debug(Debug),
@@ -38,8 +80,7 @@ enum Buildctl {
 
 #[derive(Debug, Subcommand)]
 enum Debug {
-    /// List workers.
-    Workers,
+    Workers(workers::Workers),
     /// Show the daemon's version.
     Info,
 }
@@ -62,60 +103,118 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         );
         return Ok(());
     }
-    let address = arguments
-        .addr
-        .unwrap_or_else(|| format!("unix://{}", Family::Buildkit.socket().display()));
-    match arguments.command {
-        Some(Buildctl::DialStdio) => dial_stdio(&address),
-        Some(Buildctl::Debug(Debug::Workers)) => crate::cli::block_on(workers(&address)),
-        Some(Buildctl::Debug(Debug::Info)) => crate::cli::block_on(info(&address)),
-        None => bail!("no command given; see `buildctl --help`"),
+    let connection = arguments.connection;
+    let Some(command) = arguments.command else {
+        bail!("no command given; see `buildctl --help`");
+    };
+    if matches!(command, Buildctl::DialStdio) {
+        return dial_stdio(&connection.address());
+    }
+    crate::cli::block_on(async move {
+        let client = connection.connect().await?;
+        match command {
+            Buildctl::DialStdio => Ok(()),
+            Buildctl::Du(arguments) => usage::du(&client, arguments).await,
+            Buildctl::Prune(arguments) => usage::prune(&client, arguments).await,
+            Buildctl::Debug(Debug::Workers(arguments)) => workers::list(&client, arguments).await,
+            Buildctl::Debug(Debug::Info) => workers::info(&client).await,
+        }
+    })
+}
+
+impl Connection {
+    fn address(&self) -> String {
+        let default = || format!("unix://{}", Family::Buildkit.socket().display());
+        self.addr.clone().unwrap_or_else(default)
+    }
+
+    async fn connect(&self) -> anyhow::Result<Client> {
+        let address = self.address();
+        let tls = self.tls();
+        let limit = Duration::from_secs(self.timeout);
+        let connecting = async {
+            loop {
+                match Client::connect_with(&address, tls.as_ref()).await {
+                    Err(_) if self.wait => tokio::time::sleep(Duration::from_millis(100)).await,
+                    connected => return connected,
+                }
+            }
+        };
+        let connected = if self.wait {
+            connecting.await
+        } else {
+            let timeout = || format!("no daemon answers at `{address}` in {limit:?}");
+            let answer = tokio::time::timeout(limit, connecting).await;
+            answer.with_context(timeout)?
+        };
+        connected.context("failed to connect")
+    }
+
+    /// What is given for TLS, if anything.
+    fn tls(&self) -> Option<TlsFiles> {
+        let in_directory = |names: [&str; 2]| {
+            let directory: &Path = self.tlsdir.as_deref()?;
+            let files = names.into_iter().map(|name| directory.join(name));
+            files.into_iter().find(|file| file.exists())
+        };
+        let files = TlsFiles {
+            ca: self
+                .tlscacert
+                .clone()
+                .or_else(|| in_directory(["ca.pem", "ca.crt"])),
+            cert: self
+                .tlscert
+                .clone()
+                .or_else(|| in_directory(["cert.pem", "tls.crt"])),
+            key: self
+                .tlskey
+                .clone()
+                .or_else(|| in_directory(["key.pem", "tls.key"])),
+            server_name: self.tlsservername.clone(),
+        };
+        let is_given = files.ca.is_some() || files.cert.is_some() || files.key.is_some();
+        is_given.then_some(files)
     }
 }
 
 /// Both directions until the daemon has closed its side.
 fn dial_stdio(address: &str) -> anyhow::Result<()> {
-    let path = address
-        .strip_prefix("unix://")
-        .with_context(|| format!("address `{address}` is no unix socket"))?;
-    let name = || format!("failed to connect to `{path}`");
-    let mut socket = UnixStream::connect(path).with_context(name)?;
-    let mut sender = socket.try_clone().with_context(name)?;
+    let name = || format!("failed to connect to `{address}`");
+    if let Some(path) = address.strip_prefix("unix://") {
+        let socket = UnixStream::connect(path).with_context(name)?;
+        let sender = socket.try_clone().with_context(name)?;
+        return carry(socket, sender, |socket| socket.shutdown(Shutdown::Write));
+    }
+    let host = address
+        .strip_prefix("tcp://")
+        .with_context(|| format!("address `{address}` is neither unix:// nor tcp://"))?;
+    let socket = TcpStream::connect(host).with_context(name)?;
+    let sender = socket.try_clone().with_context(name)?;
+    carry(socket, sender, |socket| socket.shutdown(Shutdown::Write))
+}
+
+fn carry<S: Read + Write + Send + 'static>(
+    mut socket: S,
+    mut sender: S,
+    end: fn(&S) -> io::Result<()>,
+) -> anyhow::Result<()> {
     thread::spawn(move || {
         // An error here shows as an end on the other direction.
         let _ = io::copy(&mut io::stdin(), &mut sender);
-        let _ = sender.shutdown(Shutdown::Write);
+        let _ = end(&sender);
     });
     io::copy(&mut socket, &mut io::stdout()).context("failed to carry the daemon's answer")?;
     Ok(())
 }
 
-async fn workers(address: &str) -> anyhow::Result<()> {
-    let client = client::Client::connect(address)
-        .await
-        .context("failed to connect")?;
-    println!("ID\tPLATFORMS");
-    for worker in client
-        .list_workers()
-        .await
-        .context("failed to list workers")?
-    {
-        println!("{}\t{}", worker.id, worker.platforms.join(","));
-    }
-    Ok(())
-}
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
 
-async fn info(address: &str) -> anyhow::Result<()> {
-    let client = client::Client::connect(address)
-        .await
-        .context("failed to connect")?;
-    let version = client
-        .info()
-        .await
-        .context("failed to ask for the version")?;
-    println!(
-        "BuildKit: {} {} {}",
-        version.package, version.version, version.revision
-    );
-    Ok(())
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_sound() {
+        Arguments::command().debug_assert();
+    }
 }

@@ -142,6 +142,30 @@ struct AcceptedFlags {
     containerd_worker_net: Option<String>,
     #[arg(long, hide = true, value_name = "NAME")]
     containerd_worker_snapshotter: Option<String>,
+    #[arg(long, hide = true, value_name = "KEY=VALUE")]
+    containerd_worker_labels: Vec<String>,
+    #[arg(long, hide = true, value_name = "PLATFORM")]
+    containerd_worker_platform: Vec<String>,
+    #[arg(long, hide = true, value_name = "NAME")]
+    containerd_worker_runtime: Option<String>,
+    #[arg(long, hide = true, value_name = "NAME")]
+    containerd_worker_apparmor_profile: Option<String>,
+    #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    containerd_worker_selinux: Option<String>,
+    #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    containerd_worker_rootless: Option<String>,
+    #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    containerd_worker_gc: Option<String>,
+    #[arg(long, hide = true, value_name = "SPACE")]
+    containerd_worker_gc_keepstorage: Option<String>,
+    #[arg(long, hide = true, value_name = "PATH")]
+    containerd_cni_config_path: Option<PathBuf>,
+    #[arg(long, hide = true, value_name = "DIR")]
+    containerd_cni_binary_dir: Option<PathBuf>,
+    #[arg(long, hide = true, value_name = "N")]
+    containerd_cni_pool_size: Option<u32>,
+    #[arg(long, hide = true, value_name = "N")]
+    containerd_max_parallelism: Option<String>,
 }
 
 impl Flags {

@@ -4,8 +4,10 @@
 //! lock ─▶ state (database, layers, blobs) ─▶ worker (launcher, registries) ─pipe─▶ engine ─▶ control ─▶ listeners
 //! ```
 
+mod debug;
 mod idle;
 mod listen;
+mod notify;
 mod parts;
 mod sources;
 
@@ -33,13 +35,26 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     let told_to_stop = told_to_stop()?;
     tokio::pin!(told_to_stop);
     let listeners = listen::bind(&config).await?;
+    let debug = match config.debug_address.as_deref() {
+        Some("") | None => None,
+        Some(address) => Some(debug::bind(address).await?),
+    };
     let daemon = Daemon::start(&config).await?;
     let stop = CancellationToken::new();
     let calls = Calls::default();
     let serving = listeners.serve(daemon.routes(), calls.clone(), stop.clone());
     tokio::pin!(serving);
+    let probe = daemon.probe(calls.clone());
+    let debugging = async {
+        match debug {
+            Some(listener) => debug::serve(listener, probe).await,
+            None => std::future::pending().await,
+        }
+    };
     tracing::info!(root = %config.root.display(), "ready");
+    notify::ready();
     let ended = tokio::select! {
+        () = debugging => Ok(()),
         ended = &mut serving => ended,
         () = &mut told_to_stop => Ok(()),
         () = idle::wait(&daemon, &calls, config.idle_exit) => {
@@ -47,6 +62,7 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
             Ok(())
         }
     };
+    notify::stopping();
     stop.cancel();
     let shutdown = daemon.shutdown();
     tokio::select! {

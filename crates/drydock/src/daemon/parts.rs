@@ -14,6 +14,7 @@ use executor::files::DnsOptions;
 use executor::{Launcher, LauncherOptions, Network, NetworkOptions};
 use oci::Platform;
 use refs::{Db, PruneOptions, Refs};
+use rpc::calls::Calls;
 use session::{Proxy, Sessions};
 use snapshot::{Kind, Snapshots};
 use tonic::service::Routes;
@@ -96,11 +97,52 @@ impl Daemon {
             && self.worker.running_containers() == 0
     }
 
+    /// What can be looked at while the daemon runs.
+    pub(super) fn probe(&self, calls: Calls) -> Probe {
+        Probe {
+            sessions: self.sessions.clone(),
+            engine: self.engine.clone(),
+            worker: self.worker.clone(),
+            calls,
+        }
+    }
+
     /// Ends builds and containers, and makes all that was recorded durable.
     pub(super) async fn shutdown(self) {
         self.engine.shutdown().await;
         self.history.settled(None).await;
         self.worker.shutdown().await;
+    }
+}
+
+/// Looks at a running daemon.
+#[derive(Clone)]
+pub(super) struct Probe {
+    sessions: Sessions,
+    engine: Engine,
+    worker: WorkerService,
+    calls: Calls,
+}
+
+impl Probe {
+    /// Builds that run.
+    pub(super) fn builds(&self) -> usize {
+        self.engine.running()
+    }
+
+    /// Clients with a session.
+    pub(super) fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Containers of users that run.
+    pub(super) fn containers(&self) -> usize {
+        self.worker.running_containers()
+    }
+
+    /// Calls that are not answered yet.
+    pub(super) fn calls(&self) -> usize {
+        self.calls.count()
     }
 }
 

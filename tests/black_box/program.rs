@@ -1,0 +1,148 @@
+//! The daemon as a program that service managers, monitors and builders start, and the client that
+//! builders find beside it.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use testing::daemon::program;
+
+use crate::fixture::{Fixture, LIMIT, Ran, run};
+
+/// The program under another name.
+fn called(name: &str, directory: &Path) -> PathBuf {
+    let link = directory.join(name);
+    if !link.exists() {
+        std::os::unix::fs::symlink(program().unwrap(), &link).unwrap();
+    }
+    link
+}
+
+/// A daemon that is ended with the test.
+struct Buildkitd(Child);
+
+impl Drop for Buildkitd {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_service_manager_and_a_monitor_are_told() {
+    let directory = TempDir::with_prefix("program-").unwrap();
+    let manager = directory.path().join("notify");
+    let manager_socket = UnixDatagram::bind(&manager).unwrap();
+    manager_socket.set_read_timeout(Some(LIMIT)).unwrap();
+    let told = || {
+        let mut text = [0; 64];
+        let length = manager_socket.recv(&mut text).unwrap();
+        String::from_utf8_lossy(&text[..length]).into_owned()
+    };
+    let socket = format!("unix://{}", directory.path().join("sock").display());
+    let mut command = Command::new(called("buildkitd", directory.path()));
+    command
+        .env("NOTIFY_SOCKET", &manager)
+        .args(["--addr", &socket, "--debugaddr", "127.0.0.1:0"])
+        // Of workers that this daemon does not have.
+        .args(["--containerd-worker=false", "--containerd-worker-gc"])
+        .args(["--containerd-cni-pool-size", "3"])
+        .arg("--root")
+        .arg(directory.path().join("root"))
+        .env("DRYDOCK_LOG", "info")
+        .stderr(Stdio::piped());
+    let mut daemon = Buildkitd(command.spawn().unwrap());
+    let log = BufReader::new(daemon.0.stderr.take().unwrap());
+    assert_eq!(told(), "READY=1");
+    let debug = log.lines().map(Result::unwrap).find_map(|line| {
+        let (_, address) = line.split_once("debug address address=")?;
+        Some(address.trim().to_owned())
+    });
+    let debug = debug.unwrap();
+    let metrics = get(&debug, "/metrics");
+    assert!(metrics.starts_with("HTTP/1.1 200"), "{metrics}");
+    assert!(
+        metrics.contains("\ndrydock_builds_running 0\n"),
+        "{metrics}"
+    );
+    assert!(metrics.contains("# TYPE process_cpu_seconds_total counter"));
+    assert!(get(&debug, "/debug/pprof/goroutine?debug=1").contains("thread "));
+    assert!(get(&debug, "/nowhere").starts_with("HTTP/1.1 404"));
+
+    let pid = daemon.0.id().to_string();
+    let killed = Command::new("kill").args(["-TERM", &pid]).status().unwrap();
+    assert!(killed.success());
+    assert_eq!(told(), "STOPPING=1");
+    assert!(daemon.0.wait().unwrap().success());
+}
+
+#[test]
+fn buildctl_tells_of_workers_and_what_they_keep() {
+    let fixture = Fixture::with("FROM busybox\nRUN true\n");
+    let buildctl = called("buildctl", fixture.scratch());
+    let buildctl = |arguments: &[&str]| -> Ran {
+        let mut command = Command::new(&buildctl);
+        command.args(["--addr", &fixture.daemon.address()]);
+        run(command.args(arguments).stdin(Stdio::null()))
+    };
+    fixture.build(&[]).ran.ok();
+    let workers = buildctl(&["debug", "workers"]);
+    assert!(workers.ok().starts_with("ID\t"), "{workers:?}");
+    let verbose = buildctl(&["debug", "workers", "-v"]);
+    let text = verbose.ok();
+    assert!(text.contains("GC Policy rule#0:\n\tAll:\t"), "{text}");
+    assert!(text.contains("\tKeep duration:\t\t48h0m0s\n"), "{text}");
+    let info = buildctl(&["debug", "info"]);
+    assert!(
+        info.ok()
+            .starts_with("BuildKit: github.com/moby/buildkit v0.")
+    );
+
+    let kept = buildctl(&["du"]);
+    assert!(
+        kept.ok()
+            .starts_with("ID\t\t\t\t\t\t\t\t\tRECLAIMABLE\tSIZE")
+    );
+    assert!(kept.ok().contains("\nReclaimable:\t"));
+    let verbose = buildctl(&["du", "-v", "--filter", "type==regular"]);
+    assert!(
+        verbose
+            .ok()
+            .contains("Description:\tmount / from exec /bin/sh -c true")
+    );
+    assert!(!verbose.ok().contains("Total:"));
+    let pruned = buildctl(&["prune"]);
+    assert!(pruned.ok().contains("\nTotal:\t"), "{pruned:?}");
+    assert!(
+        buildctl(&["du", "--filter", "type==regular"])
+            .ok()
+            .lines()
+            .count()
+            == 1
+    );
+
+    let mut nobody = Command::new(called("buildctl", fixture.scratch()));
+    nobody.args([
+        "--addr",
+        "unix:///nowhere",
+        "--timeout",
+        "1",
+        "debug",
+        "info",
+    ]);
+    let begun = std::time::Instant::now();
+    assert!(run(&mut nobody).err().contains("failed to connect"));
+    assert!(begun.elapsed() < Duration::from_secs(20));
+}
