@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use frontend::{
     Bridge, BuildResult, ErrorClass, FileRange, FileStat, Frontend as _, FrontendError,
-    ResolveImage, ResolveMode, ResolveSource, ResolvedImage, ResolvedSource, ResultRef,
-    SolveFrontend, SolveGraph, Warning,
+    LayoutStore, ResolveImage, ResolveMode, ResolveSource, ResolvedImage, ResolvedSource,
+    ResultRef, SolveFrontend, SolveGraph, Warning,
 };
 use oci::{Digest, Platform};
 use tokio::sync::OnceCell;
@@ -47,6 +47,7 @@ struct ImageQuery {
     reference: String,
     platform: Option<Platform>,
     mode: &'static str,
+    layout: Option<LayoutStore>,
 }
 
 impl Shared {
@@ -168,6 +169,7 @@ impl Shared {
                         &query.reference,
                         query.platform.as_ref(),
                         query.mode,
+                        query.layout.as_ref(),
                         vec![self.session.clone()],
                     )
                     .await;
@@ -331,16 +333,14 @@ impl Bridge for BuildBridge {
     }
 
     async fn resolve_image(&self, request: ResolveImage) -> Result<ResolvedImage, FrontendError> {
-        if request.layout.is_some() {
-            return Err(FrontendError::Unsupported(format!(
-                "OCI layout {} cannot be read by this daemon; push the image to a registry",
-                request.reference
-            )));
-        }
         let query = ImageQuery {
-            reference: self.shared.allowed_image(request.reference)?,
+            reference: match request.layout {
+                Some(_) => request.reference,
+                None => self.shared.allowed_image(request.reference)?,
+            },
             platform: request.platform,
             mode: mode(request.mode),
+            layout: request.layout.map(|layout| self.own_session(layout)),
         };
         let image = self.shared.resolve(query, &request.log_name).await?;
         Ok(ResolvedImage {
@@ -358,11 +358,24 @@ impl Bridge for BuildBridge {
             identifier: request.identifier,
             attrs: request.attrs,
         })?;
-        if let Some(reference) = source.identifier.strip_prefix(IMAGE) {
+        let attr = |key: &str| source.attrs.get(key).cloned().unwrap_or_default();
+        let (reference, layout) = match source.identifier.split_once("://") {
+            Some(("docker-image", reference)) => (Some(reference), None),
+            Some(("oci-layout", reference)) => {
+                let layout = LayoutStore {
+                    session: attr("oci.session"),
+                    store: attr("oci.store"),
+                };
+                (Some(reference), Some(self.own_session(layout)))
+            }
+            _ => (None, None),
+        };
+        if let Some(reference) = reference {
             let query = ImageQuery {
                 reference: reference.to_owned(),
                 platform: request.platform,
                 mode: mode(request.mode),
+                layout,
             };
             let image = self.shared.resolve(query, &request.log_name).await?;
             return Ok(ResolvedSource {
@@ -386,6 +399,14 @@ impl Bridge for BuildBridge {
 }
 
 impl BuildBridge {
+    /// A layout, in the build's own session unless it names another.
+    fn own_session(&self, mut layout: LayoutStore) -> LayoutStore {
+        if layout.session.is_empty() {
+            layout.session.clone_from(&self.shared.session);
+        }
+        layout
+    }
+
     async fn realize_for_reading(
         &self,
         result: &ResultRef,

@@ -170,7 +170,7 @@ pub struct ResolveImage {
 }
 
 /// Where an `oci-layout` image is read from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LayoutStore {
     /// The session that serves it; empty is the build's own.
     pub session: String,

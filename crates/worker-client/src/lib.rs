@@ -218,7 +218,7 @@ impl Worker {
         &self.describe
     }
 
-    /// Resolves an image reference.
+    /// Resolves an image reference, at its registry or in a client's OCI layout.
     ///
     /// # Errors
     /// Names the reference, the registry and the cause.
@@ -228,6 +228,7 @@ impl Worker {
         reference: &str,
         platform: Option<&Platform>,
         mode: &str,
+        layout: Option<&frontend::LayoutStore>,
         sessions: Vec<String>,
     ) -> Result<ResolvedImage, WorkerError> {
         let request = wire::ResolveImageRequest {
@@ -237,6 +238,10 @@ impl Worker {
             resolve_mode: mode.to_owned(),
             sessions,
             no_config: false,
+            layout: layout.map(|layout| wire::Layout {
+                session: layout.session.clone(),
+                store: layout.store.clone(),
+            }),
         };
         let answer = self
             .client

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::StreamExt as _;
 use llb::{SourceOp, Vertex};
 use oci::{Digest, Platform, Reference};
 use proto::worker as wire;
@@ -46,30 +47,61 @@ impl LayoutStore for ClientStores {
         } else {
             format!("oci:{store}")
         };
-        let calls = self.0.calls(session).map_err(io::Error::other)?;
-        let blob = calls.read_blob(&store, digest).await;
-        blob.map_err(|error| {
-            let kind = if error.is_not_found() {
-                io::ErrorKind::NotFound
-            } else {
-                io::ErrorKind::Other
-            };
-            io::Error::new(kind, error)
-        })
+        // Who named a blob may be gone; another client of the job may have the same store then.
+        let mut ids = self.0.ids();
+        match ids.iter().position(|id| id == session) {
+            Some(index) => ids.swap(0, index),
+            None => ids.push(session.to_owned()),
+        }
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "no active sessions");
+        for id in ids.iter().filter(|id| !id.is_empty()) {
+            match open_blob(&self.0, id, &store, digest).await {
+                Ok(blob) => return Ok(blob),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
     }
 }
 
-/// All that images can be read from, with these credentials.
+/// A blob whose first bytes have come: a client tells only then that it has none.
+async fn open_blob(
+    sessions: &Sessions,
+    id: &str,
+    store: &str,
+    digest: &Digest,
+) -> io::Result<BlobStream> {
+    let calls = sessions.calls(id).map_err(io::Error::other)?;
+    let blob = calls.read_blob(store, digest).await;
+    let mut blob = blob.map_err(|error| {
+        let kind = if error.is_not_found() {
+            io::ErrorKind::NotFound
+        } else {
+            io::ErrorKind::Other
+        };
+        io::Error::new(kind, error)
+    })?;
+    let first = blob.next().await.transpose()?;
+    let first = futures::stream::iter(first.map(Ok));
+    Ok(first.chain(blob).boxed())
+}
+
+/// All that images can be read from, with these credentials, and no client's layouts.
 pub(crate) fn sources(shared: &Shared, credentials: Arc<dyn Credentials>) -> Sources {
+    let sessions = Sessions::none(&shared.tunnel);
     Sources {
         registry: shared.registry.clone(),
         credentials,
-        layouts: Arc::new(ClientStores(Sessions::none(&shared.tunnel))),
+        layouts: Arc::new(ClientStores(sessions)),
     }
 }
 
 fn session_sources(shared: &Shared, sessions: &Sessions) -> Sources {
-    sources(shared, Arc::new(SessionCredentials::new(sessions.clone())))
+    Sources {
+        registry: shared.registry.clone(),
+        credentials: Arc::new(SessionCredentials::new(sessions.clone())),
+        layouts: Arc::new(ClientStores(sessions.clone())),
+    }
 }
 
 fn parse(reference: &str) -> Result<Reference, Failure> {
@@ -181,6 +213,8 @@ async fn find(
     request: &ImageRequest,
     mode: Mode,
 ) -> Result<Found, Failure> {
+    // Only the client knows what is in its layout.
+    let mode = request.layout.as_ref().map_or(mode, |_| Mode::Pull);
     if mode == Mode::Local
         && let Some(found) = stored(shared, request)
     {
@@ -196,15 +230,16 @@ async fn find(
     }
 }
 
-/// Resolves an image for `ResolveImage`.
+/// Resolves an image for `ResolveImage`, in the layout (session, name) if one is given.
 pub(crate) async fn resolve(
     shared: &Shared,
     reference: &str,
     platform: Option<Platform>,
-    mode: Mode,
+    (mode, layout): (Mode, Option<(String, String)>),
     sessions: &Sessions,
 ) -> Result<(Reference, Found), Failure> {
-    let request = image_request(shared, reference, platform)?;
+    let mut request = image_request(shared, reference, platform)?;
+    request.layout = layout;
     let found = find(shared, &session_sources(shared, sessions), &request, mode).await?;
     Ok((request.reference, found))
 }
@@ -260,20 +295,38 @@ pub(crate) async fn resolve_source(
         .attrs
         .get("image.checksum")
         .map(|text| text.parse::<Digest>());
+    let layout = layout(op, reference, sessions);
     let limit = op
         .attrs
-        .get("image.layerlimit")
+        .get(match layout {
+            Some(_) => "oci.layerlimit",
+            None => "image.layerlimit",
+        })
         .map(|text| text.parse::<usize>());
     let request = ImageRequest {
         reference: parse(reference)?,
-        layout: None,
+        layout,
         platform: vertex.platform().clone(),
         checksum: checksum.transpose().map_err(|e| Failure::user(chain(&e)))?,
         layer_limit: limit
             .transpose()
-            .map_err(|_| Failure::user("image.layerlimit is no number"))?,
+            .map_err(|_| Failure::user("the limit of layers is no number"))?,
     };
     find(shared, &session_sources(shared, sessions), &request, mode).await
+}
+
+/// Session and name of the layout that an `oci-layout` source is in.
+fn layout(op: &SourceOp, reference: &str, sessions: &Sessions) -> Option<(String, String)> {
+    if !op.identifier.starts_with("oci-layout://") {
+        return None;
+    }
+    let attr = |key: &str| op.attrs.get(key).filter(|text| !text.is_empty()).cloned();
+    let session = attr("oci.session").or_else(|| sessions.ids().first().cloned());
+    let store = attr("oci.store").unwrap_or_else(|| {
+        let name = reference.split('@').next();
+        name.unwrap_or_default().to_owned()
+    });
+    Some((session.unwrap_or_default(), store))
 }
 
 /// Makes a ref of an image whose layers come in when they are needed, named by its manifest.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use filesync::{Differ, ReceiveOptions};
+use fstree::pattern::Matcher;
 use llb::{OpKind, SourceOp, Vertex};
 use oci::Digest;
 use proto::worker as wire;
@@ -38,7 +39,7 @@ pub(crate) async fn pin(
     };
     let sessions = shared.enter(&request.job, &request.sessions)?;
     let id = match scheme(op)? {
-        ("docker-image", reference) => {
+        ("docker-image" | "oci-layout", reference) => {
             let image = images::resolve_source(shared, op, reference, &vertex, &sessions).await?;
             let pinned = image.keep(shared, reference, record_type(op))?;
             shared.job(&request.job)?.lease.add(&pinned);
@@ -99,7 +100,7 @@ pub(crate) async fn realize(
         return Ok(found);
     }
     match scheme(op)? {
-        ("docker-image", reference) => {
+        ("docker-image" | "oci-layout", reference) => {
             let image = images::resolve_source(shared, op, reference, vertex, sessions).await?;
             let pinned = image.keep(shared, reference, record_type(op))?;
             if pinned.id() == id {
@@ -165,6 +166,8 @@ async fn local(
         .attrs
         .get("local.sharedkeyhint")
         .map_or("", String::as_str);
+    let metadata_only = metadata_only(op)?;
+    let kind = metadata_only.as_ref().map_or("", |_| ":metadata");
     let meta = |description| Meta {
         description,
         record_type: RecordType::LocalSource,
@@ -173,7 +176,7 @@ async fn local(
     let mutable = shared
         .refs
         .mutable(MutableOptions {
-            key: format!("local source {name}:{hint}:{}", request.shared_key),
+            key: format!("local source {name}:{hint}:{}{kind}", request.shared_key),
             base: None,
             sharing: Sharing::Private,
             fresh: false,
@@ -208,6 +211,7 @@ async fn local(
             Some("none") => Differ::None,
             Some(_) | None => Differ::Metadata,
         },
+        metadata_only,
         progress: Some(Arc::new(move |bytes| {
             if !often.allows() {
                 return;
@@ -264,6 +268,20 @@ async fn local(
         Ok(id)
     })
     .await
+}
+
+/// What is transferred all the same when only the list of files is wanted.
+fn metadata_only(op: &SourceOp) -> Result<Option<Arc<Matcher>>, Failure> {
+    if op.attrs.get("local.metadatatransfer").map(String::as_str) != Some("true") {
+        return Ok(None);
+    }
+    let patterns: Vec<String> = match op.attrs.get("local.metadatatransferexclude") {
+        None => Vec::new(),
+        Some(json) => serde_json::from_str(json)
+            .map_err(|_| Failure::user(format!("a pattern of {} is no list", op.identifier)))?,
+    };
+    let matcher = Matcher::new(&patterns).map_err(|error| Failure::user(chain(&error)))?;
+    Ok(Some(Arc::new(matcher)))
 }
 
 async fn http_request(op: &SourceOp, sessions: &Sessions) -> Result<source::HttpRequest, Failure> {

@@ -249,8 +249,15 @@ impl Worker for WorkerService {
         let sessions = self.shared.enter(&request.job, &request.sessions)?;
         let platform = request.platform.map(convert::platform);
         let mode = images::Mode::parse(&request.resolve_mode)?;
-        let (reference, image) =
-            images::resolve(&self.shared, &request.reference, platform, mode, &sessions).await?;
+        let layout = request.layout.map(|layout| (layout.session, layout.store));
+        let (reference, image) = images::resolve(
+            &self.shared,
+            &request.reference,
+            platform,
+            (mode, layout),
+            &sessions,
+        )
+        .await?;
         Ok(Response::new(wire::ResolveImageResponse {
             digest: image.digest().to_string(),
             config: image.config(),

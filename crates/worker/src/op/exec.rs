@@ -48,8 +48,11 @@ pub(crate) async fn run(
         .take()
         .ok_or_else(|| Failure::bug("exec op without a root mount"))?;
     let root_dir = RootDir::from_fd(root.try_clone().map_err(Failure::host)?.into_fd());
-    let user =
-        executor::user::lookup(&root_dir, &op.meta.user).map_err(|e| Failure::user(chain(&e)))?;
+    let command = format!("process {}", quote(&op.meta.args.join(" ")));
+    let failed =
+        |failure: Failure| failure.context(format!("{command} did not complete successfully"));
+    let user = executor::user::lookup(&root_dir, &op.meta.user)
+        .map_err(|e| failed(Failure::user(chain(&e))))?;
     let spec = executor::spec::step(executor::spec::StepSpec {
         args: op.meta.args.clone(),
         env: environment(op, &mounts, sessions).await?,
@@ -76,7 +79,6 @@ pub(crate) async fn run(
     .map_err(|e| Failure::user(chain(&e)))?;
     drop(root_dir);
 
-    let command = format!("process {}", quote(&op.meta.args.join(" ")));
     let request = ContainerRequest {
         id: step.id.clone(),
         spec,
@@ -91,9 +93,7 @@ pub(crate) async fn run(
         },
     };
     let container = shared.launcher.create(request).await;
-    let mut container = container.map_err(|error| {
-        Failure::user(chain(&error)).context(format!("{command} did not complete successfully"))
-    })?;
+    let mut container = container.map_err(|error| failed(Failure::user(chain(&error))))?;
     let exit = watch(&mut container, events).await?;
     // The container's view of the mounts goes with it: layers are committed after that.
     drop(container);

@@ -190,7 +190,8 @@ async fn bind(
 ) -> Result<MountFd, Failure> {
     let layers = stack(shared, step, mount, sessions, events).await?;
     let snapshots = shared.refs.snapshots().clone();
-    let readonly = mount.readonly;
+    // Mount points are made in the root; it is made read-only after that, by the container's spec.
+    let readonly = mount.readonly && mount.dest != "/";
     let (fd, made) = blocking(move || {
         if readonly {
             let view = snapshots.view(&layers).map_err(Failure::host)?;
