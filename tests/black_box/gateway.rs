@@ -8,6 +8,7 @@ use rpc::status::{Detail, Failure};
 use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
+use wire::exec_message::Input as Kind;
 use wire::result::Result as Shape;
 
 use crate::fixture::Fixture;
@@ -159,6 +160,212 @@ async fn an_error_is_returned_with_all_its_details() {
     let answer = Failure::from_status(&answer);
     assert_eq!(answer.message, own.message);
     assert_eq!(answer.details.0, own.details.0);
+}
+
+/// What a process said until its end, by stream, and its exit code.
+#[derive(Debug, Default)]
+struct Said {
+    out: String,
+    err: String,
+    code: Option<u32>,
+}
+
+/// Sends messages about one process, and hears it to its end.
+async fn exec(build: &Driven, messages: Vec<wire::ExecMessage>) -> Result<Said, Status> {
+    let (mut bridge, request) = build.call(tokio_stream::iter(messages));
+    let mut answers = bridge.exec_process(request).await?.into_inner();
+    let mut said = Said::default();
+    let mut is_started = false;
+    while let Some(answer) = answers.message().await? {
+        match answer.input.unwrap() {
+            Kind::Started(_) => is_started = true,
+            Kind::File(file) => {
+                assert!(is_started);
+                let text = String::from_utf8_lossy(&file.data).into_owned();
+                match file.fd {
+                    1 => said.out += &text,
+                    _ => said.err += &text,
+                }
+            }
+            Kind::Exit(exit) => said.code = Some(exit.code),
+            Kind::Done(_) => assert!(said.code.is_some()),
+            other => panic!("not expected: {other:?}"),
+        }
+    }
+    Ok(said)
+}
+
+fn say(input: Kind) -> wire::ExecMessage {
+    wire::ExecMessage {
+        process_id: "p".to_owned(),
+        input: Some(input),
+    }
+}
+
+fn init(command: &str, tty: bool) -> wire::ExecMessage {
+    say(Kind::Init(wire::InitMessage {
+        container_id: "c".to_owned(),
+        meta: Some(graph::meta(&["sh", "-c", command])),
+        fds: vec![0, 1, 2],
+        tty,
+        ..wire::InitMessage::default()
+    }))
+}
+
+fn stdin(data: &'static str, eof: bool) -> wire::ExecMessage {
+    say(Kind::File(wire::FdMessage {
+        fd: 0,
+        eof,
+        data: data.into(),
+    }))
+}
+
+async fn container(build: &Driven, result: &str) -> Result<(), Status> {
+    let (mut bridge, request) = build.call(wire::NewContainerRequest {
+        container_id: "c".to_owned(),
+        mounts: vec![pb::Mount {
+            dest: "/".to_owned(),
+            result_id: result.to_owned(),
+            ..pb::Mount::default()
+        }],
+        ..wire::NewContainerRequest::default()
+    });
+    bridge.new_container(request).await.map(drop)
+}
+
+async fn release(build: &Driven) -> Result<(), Status> {
+    let (mut bridge, request) = build.call(wire::ReleaseContainerRequest {
+        container_id: "c".to_owned(),
+    });
+    bridge.release_container(request).await.map(drop)
+}
+
+#[tokio::test]
+async fn processes_run_in_a_result() {
+    let fixture = Fixture::new();
+    let build = Driven::begin(&fixture, "containers").await;
+    let mut graph = Graph::default();
+    let base = graph.add(graph::image("docker.io/library/busybox:latest"), &[]);
+    let made = build.solve(graph.definition((base, 0))).await.unwrap();
+    container(&build, &made).await.unwrap();
+    let again = container(&build, &made).await.unwrap_err();
+    assert_eq!(again.code(), Code::AlreadyExists);
+
+    let command = "echo own > /own; cat; echo bad >&2; exit 3";
+    let talk = vec![
+        init(command, false),
+        stdin("one ", false),
+        stdin("two", true),
+    ];
+    let said = exec(&build, talk).await.unwrap();
+    assert_eq!((said.out.as_str(), said.err.as_str()), ("one two", "bad\n"));
+    assert_eq!(said.code, Some(3));
+
+    let (mut bridge, request) = build.call(wire::ReadFileRequest {
+        r#ref: "c".to_owned(),
+        file_path: "/own".to_owned(),
+        ..wire::ReadFileRequest::default()
+    });
+    let read = bridge.read_file_container(request).await.unwrap();
+    assert_eq!(read.into_inner().data, "own\n");
+    release(&build).await.unwrap();
+    assert_eq!(release(&build).await.unwrap_err().code(), Code::NotFound);
+    let gone = exec(&build, vec![init("true", false)]).await.unwrap_err();
+    assert_eq!(gone.code(), Code::NotFound);
+
+    container(&build, &made).await.unwrap();
+    let size = say(Kind::Resize(wire::ResizeMessage { rows: 7, cols: 91 }));
+    let wait = "until [ \"$(stty size)\" = '7 91' ]; do :; done; echo resized; exit 4";
+    let said = exec(&build, vec![init(wait, true), size]).await.unwrap();
+    assert_eq!((said.out.as_str(), said.code), ("resized\r\n", Some(4)));
+    release(&build).await.unwrap();
+
+    container(&build, &made).await.unwrap();
+    let term = say(Kind::Signal(wire::SignalMessage {
+        name: "SIGTERM".to_owned(),
+    }));
+    let trap = "trap 'echo caught; exit 5' TERM; touch /ready; while :; do sleep 0.1; done";
+    let (sender, messages) = tokio::sync::mpsc::channel(4);
+    let stream = tokio_stream::wrappers::ReceiverStream::new(messages);
+    let (mut bridge, request) = build.call(stream);
+    sender.send(init(trap, false)).await.unwrap();
+    let mut answers = bridge.exec_process(request).await.unwrap().into_inner();
+    loop {
+        let (mut bridge, request) = build.call(wire::StatFileRequest {
+            r#ref: "c".to_owned(),
+            path: "/ready".to_owned(),
+            ..wire::StatFileRequest::default()
+        });
+        if bridge.stat_file_container(request).await.is_ok() {
+            break;
+        }
+    }
+    sender.send(term).await.unwrap();
+    let code = loop {
+        if let Some(Kind::Exit(exit)) = answers.message().await.unwrap().unwrap().input {
+            break exit.code;
+        }
+    };
+    assert_eq!(code, 5);
+    build.give_back(single("", &[])).await.unwrap();
+    build.solve.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_failed_step_can_be_looked_into() {
+    let fixture = Fixture::new();
+    let build = Driven::begin(&fixture, "broken").await;
+    let mut graph = Graph::default();
+    let base = graph.add(graph::image("docker.io/library/busybox:latest"), &[]);
+    let step = graph.add(graph::shell("echo left > /left; exit 1"), &[(base, 0)]);
+    let status = build.solve(graph.definition((step, 0))).await.unwrap_err();
+    let failure = Failure::from_status(&status);
+    let solve = failure.details.solve().unwrap();
+    assert!(matches!(
+        solve.op.as_ref().unwrap().op,
+        Some(pb::op::Op::Exec(_))
+    ));
+    for (ids, text) in [(&solve.mount_ids, "left\n"), (&solve.input_ids, "")] {
+        container(&build, &ids[0]).await.unwrap();
+        let said = exec(&build, vec![init("cat /left 2>/dev/null; true", false)]).await;
+        assert_eq!(said.unwrap().out, text);
+        release(&build).await.unwrap();
+    }
+    build.give_back(single("", &[])).await.unwrap();
+    build.solve.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_root_can_be_read_only() {
+    let fixture = Fixture::new();
+    let build = Driven::begin(&fixture, "readonly").await;
+    let mut graph = Graph::default();
+    let base = graph.add(graph::image("docker.io/library/busybox:latest"), &[]);
+    let command = "touch /x 2>/dev/null || echo refused > /out/told";
+    let mount = |dest: &str| pb::Mount {
+        dest: dest.to_owned(),
+        ..pb::Mount::default()
+    };
+    let exec = pb::ExecOp {
+        meta: Some(graph::meta(&["sh", "-c", command])),
+        mounts: vec![
+            pb::Mount {
+                readonly: true,
+                output: -1,
+                ..mount("/")
+            },
+            pb::Mount {
+                input: -1,
+                ..mount("/out")
+            },
+        ],
+        ..pb::ExecOp::default()
+    };
+    let step = graph.add(pb::op::Op::Exec(exec), &[(base, 0)]);
+    let made = build.solve(graph.definition((step, 0))).await.unwrap();
+    assert_eq!(build.read(&made, "/told").await.unwrap(), "refused\n");
+    build.give_back(single("", &[])).await.unwrap();
+    build.solve.await.unwrap().unwrap();
 }
 
 #[tokio::test]

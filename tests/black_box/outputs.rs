@@ -252,3 +252,20 @@ fn the_metadata_file_names_what_was_made() {
     assert_eq!(quiet.ok(), config);
     assert_eq!(quiet.stderr, "");
 }
+
+#[test]
+fn a_layout_of_the_client_is_an_image_to_build_from() {
+    let fixture = Fixture::with("FROM scratch\nCOPY f /f\n");
+    fixture.write("f", "content");
+    let layout = fixture.layout(&[]);
+    let index = fs::read_to_string(layout.path.join("index.json")).unwrap();
+    let digest = parsed(&index)["manifests"][0]["digest"].clone();
+    let base = format!(
+        "base=oci-layout://{}@{}",
+        layout.path.display(),
+        digest.as_str().unwrap()
+    );
+    fixture.dockerfile("FROM base\nCOPY --from=base /f /g\n");
+    let files = fixture.files(&["--build-context", &base]);
+    assert_eq!(files.text("g"), "content");
+}

@@ -611,12 +611,14 @@ fn attach_start(to: AttachTo, size: Option<(u16, u16)>) -> wire::AttachStart {
     let size = size.map(terminal_size);
     match to {
         AttachTo::Start { container } => wire::AttachStart {
+            sandbox: None,
             container,
             start_container: true,
             exec: None,
             size,
         },
         AttachTo::Running { container } => wire::AttachStart {
+            sandbox: None,
             container,
             start_container: false,
             exec: None,
@@ -632,6 +634,7 @@ fn attach_start(to: AttachTo, size: Option<(u16, u16)>) -> wire::AttachStart {
                 open_stdin: process.open_stdin,
             });
             wire::AttachStart {
+                sandbox: None,
                 container,
                 start_container: false,
                 exec,

@@ -7,14 +7,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use frontend::{
     Bridge, BuildResult, ErrorClass, FileRange, FileStat, Frontend as _, FrontendError,
-    LayoutStore, ResolveImage, ResolveMode, ResolveSource, ResolvedImage, ResolvedSource,
-    ResultRef, SolveFrontend, SolveGraph, Warning,
+    LayoutStore, OpenContainer, ResolveImage, ResolveMode, ResolveSource, ResolvedImage,
+    ResolvedSource, ResultRef, SolveFrontend, SolveGraph, Warning,
 };
 use oci::{Digest, Platform};
 use tokio::sync::OnceCell;
 use worker_client::{Worker, WorkerError};
 
 use crate::cache::Imports;
+use crate::container;
 use crate::policy::{self, Policy};
 use crate::progress::{Event, Log, Step};
 use crate::request::{BuildRequest, Entitlements};
@@ -396,6 +397,13 @@ impl Bridge for BuildBridge {
         self.shared.log.push(Event::Warning { warning });
         Ok(())
     }
+
+    async fn open_container(
+        &self,
+        request: OpenContainer,
+    ) -> Result<Arc<dyn frontend::Container>, FrontendError> {
+        container::open(&self.shared, request).await
+    }
 }
 
 impl BuildBridge {
@@ -437,6 +445,7 @@ pub(crate) fn step_error(error: WorkerError) -> FrontendError {
         vertex: None,
         exit_code: error.exit_code,
         locations: Vec::new(),
+        remains: None,
     }
 }
 

@@ -12,6 +12,7 @@ mod build;
 mod builds;
 mod cache;
 pub mod capabilities;
+mod container;
 pub mod policy;
 pub mod progress;
 mod sources;

@@ -149,10 +149,17 @@ impl Entitlements {
     /// # Errors
     /// Names the first entitlement that is missing.
     pub fn check(self, graph: &llb::Graph) -> Result<(), BuildError> {
-        for vertex in graph.vertices() {
-            let llb::OpKind::Exec(exec) = &vertex.op().kind else {
-                continue;
-            };
+        graph
+            .vertices()
+            .try_for_each(|vertex| self.check_op(vertex.op()))
+    }
+
+    /// Refuses an op that needs more than was granted.
+    ///
+    /// # Errors
+    /// Names the first entitlement that is missing.
+    pub fn check_op(self, op: &llb::Op) -> Result<(), BuildError> {
+        if let llb::OpKind::Exec(exec) = &op.kind {
             if exec.network == llb::NetMode::Host && !self.network_host {
                 return Err(BuildError::user("network.host is not allowed".to_owned()));
             }

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use frontend::{FrontendError, SourceLocation};
+use frontend::{FrontendError, Remains, SourceLocation};
 use oci::Digest;
+use worker_client::WorkerError;
 
 use crate::bridge::class;
 
@@ -71,12 +72,31 @@ impl SourceMaps {
     /// A failed step, with the lines that it is written in.
     pub(crate) fn explain(&self, error: solver::SolveError) -> FrontendError {
         let locations = error.vertex.map(|v| self.locations(&v)).unwrap_or_default();
+        let remains = error.vertex.and_then(|v| self.remains(&v, &error.error));
         FrontendError::Step {
             message: error.error.to_string(),
             class: class(error.error.class()),
             vertex: error.vertex,
             exit_code: error.error.exit_code,
             locations,
+            remains,
         }
+    }
+
+    /// What a worker kept of a failed step.
+    fn remains(&self, vertex: &Digest, error: &solver::OpError) -> Option<Arc<Remains>> {
+        let carrier = error.carrier()?;
+        let kept = carrier.downcast_ref::<WorkerError>()?.remains.clone()?;
+        let graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
+        let vertex = graphs.get(vertex)?.vertex(vertex)?;
+        let description = vertex.metadata().description.iter();
+        Some(Arc::new(Remains {
+            op: vertex.raw().clone(),
+            description: description
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .collect(),
+            inputs: kept.inputs.clone(),
+            mounts: kept.mounts.clone(),
+        }))
     }
 }

@@ -1,7 +1,9 @@
 //! Errors of a frontend, with the places in the sources that they are about.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use oci::Digest;
 
 /// Who has to act on an error; decides the gRPC code and whether to try again.
@@ -32,6 +34,19 @@ pub struct SourceLocation {
     pub ranges: Vec<((i32, i32), (i32, i32))>,
 }
 
+/// What is left of a step whose process failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remains {
+    /// The op as it travels.
+    pub op: Bytes,
+    /// What was said about the vertex.
+    pub description: BTreeMap<String, String>,
+    /// What each mount of the op began with; `None` is nothing.
+    pub inputs: Vec<Option<Digest>>,
+    /// What each mount holds now.
+    pub mounts: Vec<Option<Digest>>,
+}
+
 /// Why a frontend could not build.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum FrontendError {
@@ -59,6 +74,8 @@ pub enum FrontendError {
         exit_code: Option<i32>,
         /// Where the step is written.
         locations: Vec<SourceLocation>,
+        /// What is left of the step, to look into.
+        remains: Option<Arc<Remains>>,
     },
     /// The frontend lacks a capability that the caller requires (`errdefs.FrontendCap`).
     #[error("unsupported frontend capability {0}")]

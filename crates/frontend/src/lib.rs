@@ -7,6 +7,7 @@
 //!
 //! Knows nothing of the wire, of sessions or of how anything is solved. Start at [`Frontend`].
 
+mod container;
 mod error;
 mod result;
 
@@ -17,7 +18,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use oci::{Digest, Platform};
 
-pub use error::{ErrorClass, FrontendError, SourceLocation};
+pub use container::{
+    Container, ContainerInput, ContainerProcess, OpenContainer, ProcessInput, ProcessOutput,
+    StartProcess,
+};
+pub use error::{ErrorClass, FrontendError, Remains, SourceLocation};
 pub use result::{Attestation, BuildResult, ResultRef};
 
 /// Turns a description into a build result.
@@ -85,6 +90,17 @@ pub trait Bridge: Send + Sync {
 
     /// Shows a warning on a vertex of the build.
     async fn warn(&self, warning: Warning) -> Result<(), FrontendError>;
+
+    /// Makes a container in which the frontend can run processes.
+    async fn open_container(
+        &self,
+        request: OpenContainer,
+    ) -> Result<Arc<dyn Container>, FrontendError> {
+        Err(FrontendError::Unsupported(format!(
+            "container {} cannot be run here",
+            request.name
+        )))
+    }
 }
 
 /// A graph to solve.

@@ -52,6 +52,11 @@ impl OpError {
         self
     }
 
+    /// What carries its details, if anything does.
+    pub fn carrier(&self) -> Option<&(dyn std::error::Error + Send + Sync + 'static)> {
+        self.source.as_deref()
+    }
+
     /// Who has to act.
     pub fn class(&self) -> ErrorClass {
         self.class

@@ -1,5 +1,8 @@
 //! What a worker's refusal means.
 
+use std::sync::Arc;
+
+use oci::Digest;
 use solver::ErrorClass;
 
 /// A call to a worker failed.
@@ -12,7 +15,18 @@ pub struct WorkerError {
     pub class: ErrorClass,
     /// The exit code of the process that failed.
     pub exit_code: Option<i32>,
+    /// What the mounts of a failed step began with, and what they hold now.
+    pub remains: Option<Arc<Remains>>,
     code: tonic::Code,
+}
+
+/// What is left of a failed step, mount by mount; `None` is nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Remains {
+    /// What each mount began with.
+    pub inputs: Vec<Option<Digest>>,
+    /// What each holds now.
+    pub mounts: Vec<Option<Digest>>,
 }
 
 impl WorkerError {
@@ -22,6 +36,7 @@ impl WorkerError {
             message: message.into(),
             class: ErrorClass::Bug,
             exit_code: None,
+            remains: None,
             code: tonic::Code::Internal,
         }
     }
@@ -58,10 +73,18 @@ impl From<tonic::Status> for WorkerError {
             .details
             .exit_code()
             .and_then(|code| i32::try_from(code).ok());
+        let ids = |ids: &[String]| ids.iter().map(|id| id.parse().ok()).collect();
+        let remains = failure.details.solve().map(|solve| {
+            Arc::new(Remains {
+                inputs: ids(&solve.input_ids),
+                mounts: ids(&solve.mount_ids),
+            })
+        });
         WorkerError {
             message: status.message().to_owned(),
             class,
             exit_code,
+            remains,
             code,
         }
     }
@@ -69,8 +92,8 @@ impl From<tonic::Status> for WorkerError {
 
 impl From<WorkerError> for solver::OpError {
     fn from(error: WorkerError) -> solver::OpError {
-        let mut op = solver::OpError::new(error.class, error.message);
+        let mut op = solver::OpError::new(error.class, error.message.clone());
         op.exit_code = error.exit_code;
-        op
+        op.with_source(error)
     }
 }

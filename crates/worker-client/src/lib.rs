@@ -7,6 +7,7 @@
 mod convert;
 mod error;
 mod port;
+mod sandbox;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,8 +21,9 @@ use tonic::transport::Channel;
 use wire::worker_client::WorkerClient;
 
 pub use convert::{Item, OpNews};
-pub use error::WorkerError;
+pub use error::{Remains, WorkerError};
 pub use port::{JobPort, SharedKeys};
+pub use sandbox::Sandbox;
 
 /// The most that one message of a worker may hold: BuildKit's limit.
 const MAX_MESSAGE: usize = 16 << 20;
@@ -274,6 +276,7 @@ impl Worker {
             path: path.to_owned(),
             offset: i64::try_from(offset).unwrap_or(i64::MAX),
             length: i64::try_from(length).unwrap_or(i64::MAX),
+            sandbox: None,
         };
         Ok(self
             .client
@@ -300,6 +303,7 @@ impl Worker {
             id: id.to_string(),
             path: path.to_owned(),
             include_pattern: include.to_owned(),
+            sandbox: None,
         };
         let answer = self.client.clone().read_dir(request).await?.into_inner();
         Ok(answer.entries.into_iter().map(convert::file_stat).collect())
@@ -319,6 +323,7 @@ impl Worker {
             job: job.to_owned(),
             id: id.to_string(),
             path: path.to_owned(),
+            sandbox: None,
         };
         let answer = self.client.clone().stat_file(request).await?.into_inner();
         answer

@@ -25,6 +25,11 @@ pub(crate) type EventStream = ReceiverStream<Result<wire::OpEvent, Status>>;
 pub(crate) struct Events(mpsc::Sender<Result<wire::OpEvent, Status>>);
 
 impl Events {
+    /// For a call that tells nothing while it runs.
+    pub(crate) fn none() -> Events {
+        Events(mpsc::channel(1).0)
+    }
+
     async fn send(&self, event: wire::op_event::Event) {
         // The receiver is gone only when the call has ended, and then nobody listens.
         let _ = self.0.send(Ok(wire::OpEvent { event: Some(event) })).await;

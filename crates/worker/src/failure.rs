@@ -4,6 +4,7 @@ use std::error::Error;
 
 pub(crate) use rpc::status::chain;
 
+use rpc::status::{Detail, Solve};
 use tonic::{Code, Status};
 
 /// Who has to act on a failure. `worker-client` reads it back from the status code.
@@ -36,6 +37,15 @@ pub(crate) struct Failure {
     pub(crate) message: String,
     /// The exit code of the process that failed.
     pub(crate) exit_code: Option<i32>,
+    /// What the mounts of a failed step began with and hold now, by id.
+    pub(crate) remains: Option<Box<Remains>>,
+}
+
+/// What is left of a failed step, mount by mount; an empty id is nothing.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Remains {
+    pub(crate) inputs: Vec<String>,
+    pub(crate) mounts: Vec<String>,
 }
 
 impl Failure {
@@ -44,6 +54,7 @@ impl Failure {
             class,
             message: message.into(),
             exit_code: None,
+            remains: None,
         }
     }
 
@@ -84,9 +95,16 @@ impl From<Failure> for Status {
             Class::Canceled => Code::Cancelled,
             Class::Bug => Code::Internal,
         };
-        let status = rpc::status::Failure::new(code, failure.message);
+        let mut status = rpc::status::Failure::new(code, failure.message);
+        if let Some(remains) = failure.remains {
+            status = status.with(Detail::Solve(Box::new(Solve {
+                input_ids: remains.inputs,
+                mount_ids: remains.mounts,
+                ..Solve::default()
+            })));
+        }
         match failure.exit_code.and_then(|code| u32::try_from(code).ok()) {
-            Some(code) => status.with(rpc::status::Detail::Exit { code }),
+            Some(code) => status.with(Detail::Exit { code }),
             None => status,
         }
         .to_status()

@@ -15,7 +15,16 @@ use crate::view::View;
 /// The most of a file that is answered at once: it must fit into a message.
 const MAX_READ: u64 = 15 << 20;
 
-async fn view(shared: &Shared, job: &str, text: &str) -> Result<View, Failure> {
+/// The files of a ref, or of a sandbox's mount.
+async fn view(
+    shared: &Shared,
+    job: &str,
+    text: &str,
+    sandbox: Option<&wire::SandboxMount>,
+) -> Result<View, Failure> {
+    if let Some(mount) = sandbox {
+        return Ok(View::live(shared.sandboxes.view(job, mount)?));
+    }
     let reference = shared.find(job, id(text)?)?;
     let stack = shared
         .stack(&reference, &shared.job(job)?.sessions, None)
@@ -41,7 +50,7 @@ pub(crate) async fn read_file(
     shared: &Shared,
     request: wire::ReadFileRequest,
 ) -> Result<Bytes, Failure> {
-    let root = view(shared, &request.job, &request.id).await?;
+    let root = view(shared, &request.job, &request.id, request.sandbox.as_ref()).await?;
     blocking(move || {
         let path = request.path;
         let mut file = root
@@ -73,7 +82,7 @@ pub(crate) async fn read_dir(
     shared: &Shared,
     request: wire::ReadDirRequest,
 ) -> Result<Vec<wire::FileStat>, Failure> {
-    let root = view(shared, &request.job, &request.id).await?;
+    let root = view(shared, &request.job, &request.id, request.sandbox.as_ref()).await?;
     blocking(move || {
         let path = Path::new(&request.path);
         let entries = root
@@ -99,7 +108,7 @@ pub(crate) async fn stat_file(
     shared: &Shared,
     request: wire::StatFileRequest,
 ) -> Result<wire::FileStat, Failure> {
-    let root = view(shared, &request.job, &request.id).await?;
+    let root = view(shared, &request.job, &request.id, request.sandbox.as_ref()).await?;
     blocking(move || {
         let path = Path::new(&request.path);
         let name = path

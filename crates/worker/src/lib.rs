@@ -18,6 +18,7 @@ mod load;
 mod op;
 mod pin;
 mod quote;
+mod sandbox;
 mod service;
 mod sessions;
 mod state;

@@ -18,7 +18,7 @@ use crate::events::{self, EventStream};
 use crate::failure::Failure;
 use crate::jobs::Jobs;
 use crate::state::{Options, Shared, id};
-use crate::{cache, convert, digests, export, files, images, load, op, pin, store};
+use crate::{cache, convert, digests, export, files, images, load, op, pin, sandbox, store};
 
 /// How long after the last prune the next one may run (BuildKit: `control/control.go`).
 const GC_INTERVAL: Duration = Duration::from_secs(60);
@@ -75,6 +75,7 @@ impl WorkerService {
             digests: digests::Digests::default(),
             containers,
             imports: cache::Imports::default(),
+            sandboxes: sandbox::Sandboxes::default(),
             gc: tokio::sync::Notify::new(),
             jobs: Jobs::default(),
         });
@@ -325,6 +326,7 @@ impl Worker for WorkerService {
     ) -> Answer<wire::ReleaseJobResponse> {
         let request = request.into_inner();
         cache::release(&self.shared, &request.job);
+        self.shared.sandboxes.release(&request.job);
         self.shared.jobs.release(&request.job);
         self.shared.gc.notify_one();
         if request.flush {
@@ -439,6 +441,22 @@ impl Worker for WorkerService {
     ) -> Answer<wire::LoadImagesResponse> {
         let names = load::load(&self.shared, request.into_inner()).await?;
         Ok(Response::new(wire::LoadImagesResponse { names }))
+    }
+
+    async fn open_sandbox(
+        &self,
+        request: Request<wire::OpenSandboxRequest>,
+    ) -> Answer<wire::OpenSandboxResponse> {
+        sandbox::open(&self.shared, request.into_inner()).await?;
+        Ok(Response::new(wire::OpenSandboxResponse {}))
+    }
+
+    async fn close_sandbox(
+        &self,
+        request: Request<wire::SandboxName>,
+    ) -> Answer<wire::CloseSandboxResponse> {
+        self.shared.sandboxes.close(&request.into_inner());
+        Ok(Response::new(wire::CloseSandboxResponse {}))
     }
 
     async fn create_container(

@@ -51,6 +51,7 @@ pub(crate) struct Shared {
     pub(crate) digests: Digests,
     pub(crate) containers: Containers,
     pub(crate) imports: crate::cache::Imports,
+    pub(crate) sandboxes: crate::sandbox::Sandboxes,
     pub(crate) gc: tokio::sync::Notify,
     pub(crate) jobs: Jobs,
 }

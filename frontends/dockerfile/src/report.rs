@@ -59,6 +59,7 @@ impl Failure {
                 vertex,
                 exit_code,
                 locations: inner,
+                remains,
                 ..
             }) => {
                 let mut all = inner.clone();
@@ -70,6 +71,7 @@ impl Failure {
                     vertex,
                     exit_code,
                     locations: all,
+                    remains: remains.clone(),
                 }
             }
             Some(FrontendError::Foreign { class, source, .. }) => FrontendError::Foreign {
@@ -122,6 +124,7 @@ pub(crate) fn located(
             vertex,
             exit_code,
             mut locations,
+            remains,
         } => {
             locations.extend(places);
             let message = with_context(message);
@@ -131,6 +134,7 @@ pub(crate) fn located(
                 vertex,
                 exit_code,
                 locations,
+                remains,
             }
         }
         FrontendError::Foreign {

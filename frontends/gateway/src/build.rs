@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use frontend::{Bridge, BuildResult, FrontendError, ResultRef};
-use oci::Platform;
+use frontend::{Bridge, BuildResult, Container, ContainerInput, FrontendError, ResultRef};
+use oci::{Digest, Platform};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
+
+use crate::failure;
 
 /// The most results that a frontend may hold: far above what any does, low enough that what is kept
 /// for each stays small.
@@ -29,6 +31,9 @@ pub(crate) struct Build {
     pub(crate) bridge: Arc<dyn Bridge>,
     pub(crate) facts: Facts,
     results: Mutex<HashMap<String, ResultRef>>,
+    /// What is left of failed steps, by the names that their errors give.
+    remains: Mutex<HashMap<String, Digest>>,
+    containers: Mutex<HashMap<String, Arc<dyn Container>>>,
     outcome: Mutex<Outcome>,
     returned: Notify,
     ended: CancellationToken,
@@ -48,6 +53,8 @@ impl Build {
             bridge,
             facts,
             results: Mutex::default(),
+            remains: Mutex::default(),
+            containers: Mutex::default(),
             outcome: Mutex::new(Outcome::Open),
             returned: Notify::new(),
             ended: CancellationToken::new(),
@@ -97,6 +104,66 @@ impl Build {
     /// Ends what runs for the frontend.
     pub(crate) fn end(&self) {
         self.ended.cancel();
+        self.containers().clear();
+    }
+
+    /// Resolves when the build has ended.
+    pub(crate) fn ended(&self) -> impl Future<Output = ()> + use<> {
+        self.ended.clone().cancelled_owned()
+    }
+
+    fn containers(&self) -> MutexGuard<'_, HashMap<String, Arc<dyn Container>>> {
+        self.containers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a container, unless the build has ended meanwhile.
+    pub(crate) fn add_container(&self, name: String, container: Arc<dyn Container>) {
+        let mut containers = self.containers();
+        if !self.ended.is_cancelled() {
+            containers.insert(name, container);
+        }
+    }
+
+    /// The container that the frontend made under this name.
+    pub(crate) fn container(&self, name: &str) -> Result<Arc<dyn Container>, Status> {
+        let found = self.containers().get(name).cloned();
+        found.ok_or_else(|| {
+            let text = format!("container \"{name}\" previously released or not created");
+            Status::not_found(text)
+        })
+    }
+
+    /// Lets go of a container; with it ends what runs in it.
+    pub(crate) fn release(&self, name: &str) -> bool {
+        self.containers().remove(name).is_some()
+    }
+
+    /// The error on the wire. What it tells of a failed step can be mounted from now on.
+    pub(crate) fn failed(&self, error: &FrontendError) -> Status {
+        if let FrontendError::Step {
+            remains: Some(left),
+            ..
+        } = error
+        {
+            let mut remains = self.remains.lock().unwrap_or_else(PoisonError::into_inner);
+            let ids = left.inputs.iter().chain(&left.mounts).flatten();
+            remains.extend(ids.map(|id| (id.to_string(), *id)));
+        }
+        failure::status(error)
+    }
+
+    /// What the frontend wants to be mounted; an empty name is nothing.
+    pub(crate) fn mounted(&self, id: &str) -> Result<Option<ContainerInput>, Status> {
+        if id.is_empty() {
+            return Ok(None);
+        }
+        let remains = self.remains.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(id) = remains.get(id) {
+            return Ok(Some(ContainerInput::Stored(*id)));
+        }
+        Ok(Some(ContainerInput::Result(self.find(id)?)))
     }
 
     /// Runs a call, unless the build ends before: then nothing of the call is left.

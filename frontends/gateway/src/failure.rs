@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use frontend::{ErrorClass, FrontendError, SourceLocation};
+use frontend::{ErrorClass, FrontendError, Remains, SourceLocation};
+use oci::Digest;
+use prost::Message as _;
 use proto::pb;
-use rpc::status::{Detail, Failure, Source};
+use rpc::status::{Detail, Failure, Solve, Source};
 use tonic::{Code, Status};
 
 /// An error as BuildKit's clients know it. One that came over the wire goes back with all it had.
@@ -27,8 +29,14 @@ pub fn failure(error: &FrontendError) -> Failure {
     }
     match error {
         FrontendError::Step {
-            vertex, exit_code, ..
+            vertex,
+            exit_code,
+            remains,
+            ..
         } => {
+            if let Some(remains) = remains {
+                failure = failure.with(Detail::Solve(Box::new(solve(remains))));
+            }
             if let Some(vertex) = vertex {
                 let digest = vertex.to_string();
                 failure = failure.with(Detail::Vertex { digest });
@@ -50,6 +58,18 @@ pub fn failure(error: &FrontendError) -> Failure {
         | FrontendError::Foreign { .. } => {}
     }
     failure
+}
+
+/// What is left of a step; its filesystems are named by their ids.
+fn solve(remains: &Remains) -> Solve {
+    let name = |id: &Option<Digest>| id.map(|id| id.to_string()).unwrap_or_default();
+    Solve {
+        input_ids: remains.inputs.iter().map(name).collect(),
+        mount_ids: remains.mounts.iter().map(name).collect(),
+        op: pb::Op::decode(remains.op.clone()).ok(),
+        subject: None,
+        description: remains.description.clone(),
+    }
 }
 
 /// BuildKit's errors are of no class, except where its clients act on the code.

@@ -8,6 +8,8 @@
 
 mod build;
 mod builds;
+mod container;
+mod process;
 mod service;
 
 mod convert;

@@ -1,19 +1,19 @@
 //! The `LLBBridge` service.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use frontend::{BuildResult, SolveFrontend, SolveGraph};
-use futures::Stream;
 use proto::frontend as wire;
 use proto::frontend::llb_bridge_server::{LlbBridge, LlbBridgeServer};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::build::Build;
 use crate::builds::Builds;
-use crate::{convert, failure, result};
+use crate::{container, convert, failure, process, result};
 
 /// Names the build that a call is for.
 const BUILD_ID: &str = "buildkit-controlapi-buildid";
@@ -23,6 +23,9 @@ const BUILD_ID: &str = "buildkit-controlapi-buildid";
 pub struct Service {
     builds: Builds,
 }
+
+/// Messages of processes that wait for a slow frontend.
+const QUEUE: usize = 64;
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -95,7 +98,7 @@ async fn solve(build: &Build, request: wire::SolveRequest) -> Result<wire::Solve
             }
         }
     };
-    let solved = solved.map_err(|error| failure::status(&error))?;
+    let solved = solved.map_err(|error| build.failed(&error))?;
     if !solved.refs.is_empty() && !request.allow_result_return {
         return Err(Status::unknown("solve did not return default result"));
     }
@@ -163,7 +166,7 @@ impl LlbBridge for Service {
         self.call(request, async |build, request| {
             let ask = convert::resolve_image(request)?;
             let found = build.bridge.resolve_image(ask).await;
-            let found = found.map_err(|error| failure::status(&error))?;
+            let found = found.map_err(|error| build.failed(&error))?;
             Ok(wire::ResolveImageConfigResponse {
                 digest: found.digest.to_string(),
                 config: found.config,
@@ -181,7 +184,7 @@ impl LlbBridge for Service {
             let no_config = request.image.as_ref().is_some_and(|image| image.no_config);
             let ask = convert::resolve_source(request)?;
             let found = build.bridge.resolve_source(ask).await;
-            let found = found.map_err(|error| failure::status(&error))?;
+            let found = found.map_err(|error| build.failed(&error))?;
             Ok(convert::resolved_source(found, no_config))
         })
         .await
@@ -203,7 +206,7 @@ impl LlbBridge for Service {
                 .bridge
                 .read_file(&found, &request.file_path, range)
                 .await
-                .map_err(|error| failure::status(&error))?;
+                .map_err(|error| build.failed(&error))?;
             Ok(wire::ReadFileResponse { data })
         })
         .await
@@ -220,7 +223,7 @@ impl LlbBridge for Service {
                 .bridge
                 .read_dir(&found, &request.dir_path, include)
                 .await
-                .map_err(|error| failure::status(&error))?;
+                .map_err(|error| build.failed(&error))?;
             let entries = entries.into_iter().map(convert::stat).collect();
             Ok(wire::ReadDirResponse { entries })
         })
@@ -234,7 +237,7 @@ impl LlbBridge for Service {
         self.call(request, async |build, request| {
             let found = named(build, &request.r#ref)?;
             let stat = build.bridge.stat_file(&found, &request.path).await;
-            let stat = stat.map_err(|error| failure::status(&error))?;
+            let stat = stat.map_err(|error| build.failed(&error))?;
             Ok(wire::StatFileResponse {
                 stat: Some(convert::stat(stat)),
             })
@@ -253,7 +256,7 @@ impl LlbBridge for Service {
                 ..BuildResult::default()
             };
             let evaluated = evaluate(build, &result).await;
-            evaluated.map_err(|error| failure::status(&error))?;
+            evaluated.map_err(|error| build.failed(&error))?;
             Ok(wire::EvaluateResponse {})
         })
         .await
@@ -289,7 +292,7 @@ impl LlbBridge for Service {
     async fn inputs(&self, request: Request<wire::InputsRequest>) -> Answer<wire::InputsResponse> {
         self.call(request, async |build, _| {
             let inputs = build.bridge.inputs().await;
-            let inputs = inputs.map_err(|error| failure::status(&error))?;
+            let inputs = inputs.map_err(|error| build.failed(&error))?;
             let definitions = inputs.into_iter();
             let definitions = definitions.map(|(name, graph)| (name, graph.to_definition()));
             Ok(wire::InputsResponse {
@@ -302,7 +305,7 @@ impl LlbBridge for Service {
     async fn warn(&self, request: Request<wire::WarnRequest>) -> Answer<wire::WarnResponse> {
         self.call(request, async |build, request| {
             let warned = build.bridge.warn(convert::warning(request)?).await;
-            warned.map_err(|error| failure::status(&error))?;
+            warned.map_err(|error| build.failed(&error))?;
             Ok(wire::WarnResponse {})
         })
         .await
@@ -310,50 +313,95 @@ impl LlbBridge for Service {
 
     async fn new_container(
         &self,
-        _: Request<wire::NewContainerRequest>,
+        request: Request<wire::NewContainerRequest>,
     ) -> Answer<wire::NewContainerResponse> {
-        Err(no_containers())
+        self.call(request, async |build, request| {
+            let name = request.container_id.clone();
+            if build.container(&name).is_ok() {
+                let text = format!("Container {name} already exists");
+                return Err(Status::already_exists(text));
+            }
+            let ask = container::open(build, request)?;
+            let opened = build.bridge.open_container(ask).await;
+            let opened = opened.map_err(|error| build.failed(&error))?;
+            build.add_container(name, opened);
+            Ok(wire::NewContainerResponse {})
+        })
+        .await
     }
 
     async fn release_container(
         &self,
-        _: Request<wire::ReleaseContainerRequest>,
+        request: Request<wire::ReleaseContainerRequest>,
     ) -> Answer<wire::ReleaseContainerResponse> {
-        Err(no_containers())
+        self.call(request, async |build, request| {
+            let name = request.container_id;
+            match build.release(&name) {
+                true => Ok(wire::ReleaseContainerResponse {}),
+                false => Err(Status::not_found(format!(
+                    "container details for {name} not found"
+                ))),
+            }
+        })
+        .await
     }
 
-    type ExecProcessStream = Pin<Box<dyn Stream<Item = Result<wire::ExecMessage, Status>> + Send>>;
+    type ExecProcessStream = ReceiverStream<Result<wire::ExecMessage, Status>>;
 
     async fn exec_process(
         &self,
-        _: Request<Streaming<wire::ExecMessage>>,
+        request: Request<Streaming<wire::ExecMessage>>,
     ) -> Answer<Self::ExecProcessStream> {
-        Err(no_containers())
+        let build = self.build(request.metadata()).await?;
+        let (answers, receiver) = mpsc::channel(QUEUE);
+        tokio::spawn(process::serve(build, request.into_inner(), answers));
+        Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
     async fn read_file_container(
         &self,
-        _: Request<wire::ReadFileRequest>,
+        request: Request<wire::ReadFileRequest>,
     ) -> Answer<wire::ReadFileResponse> {
-        Err(no_containers())
+        self.call(request, async |build, request| {
+            let container = build.container(&request.r#ref)?;
+            let mount = container::index(request.mount_index)?;
+            let range = request.range.map(convert::range).transpose()?;
+            let data = container.read_file(mount, &request.file_path, range).await;
+            let data = data.map_err(|error| build.failed(&error))?;
+            Ok(wire::ReadFileResponse { data })
+        })
+        .await
     }
 
     async fn read_dir_container(
         &self,
-        _: Request<wire::ReadDirRequest>,
+        request: Request<wire::ReadDirRequest>,
     ) -> Answer<wire::ReadDirResponse> {
-        Err(no_containers())
+        self.call(request, async |build, request| {
+            let container = build.container(&request.r#ref)?;
+            let mount = container::index(request.mount_index)?;
+            let include = Some(request.include_pattern.as_str()).filter(|p| !p.is_empty());
+            let entries = container.read_dir(mount, &request.dir_path, include).await;
+            let entries = entries.map_err(|error| build.failed(&error))?;
+            let entries = entries.into_iter().map(convert::stat).collect();
+            Ok(wire::ReadDirResponse { entries })
+        })
+        .await
     }
 
     async fn stat_file_container(
         &self,
-        _: Request<wire::StatFileRequest>,
+        request: Request<wire::StatFileRequest>,
     ) -> Answer<wire::StatFileResponse> {
-        Err(no_containers())
+        self.call(request, async |build, request| {
+            let container = build.container(&request.r#ref)?;
+            let mount = container::index(request.mount_index)?;
+            let stat = container.stat_file(mount, &request.path).await;
+            let stat = stat.map_err(|error| build.failed(&error))?;
+            Ok(wire::StatFileResponse {
+                stat: Some(convert::stat(stat)),
+            })
+        })
+        .await
     }
-}
-
-/// Frontends learn from the capabilities that they cannot have containers.
-fn no_containers() -> Status {
-    Status::unimplemented("containers of frontends cannot be run by this daemon")
 }

@@ -18,10 +18,14 @@ use super::create::set_env;
 use super::log::MAX_FRAME;
 use super::{Entry, Further, run, signal_number};
 use crate::failure::{Failure, chain};
+use crate::sandbox::{self, Live, Started};
 use crate::state::Shared;
 
 /// How many pieces of output may wait for a slow caller.
 const QUEUE: usize = 64;
+
+/// The terminal of a caller that does not say how large its own is: lines and characters.
+const DEFAULT_SIZE: (u16, u16) = (24, 80);
 
 type Sender = mpsc::Sender<Result<wire::AttachResponse, Status>>;
 
@@ -39,9 +43,16 @@ pub(crate) async fn attach(
             "the first request must name a container",
         ));
     };
-    let entry = shared.containers.find(&start.container)?;
     let (sender, receiver) = mpsc::channel(QUEUE);
     let size = start.size.map(size);
+    if let Some(process) = start.sandbox {
+        let started = sandbox::start(shared, process, size.unwrap_or(DEFAULT_SIZE)).await?;
+        let none = wire::StartContainerResponse::default();
+        say(&sender, Out::Started(none)).await;
+        tokio::spawn(serve_process(started, requests, sender));
+        return Ok(ReceiverStream::new(receiver));
+    }
+    let entry = shared.containers.find(&start.container)?;
     match start.exec {
         Some(spec) => exec(&entry, spec, size, requests, sender).await?,
         None => {
@@ -153,7 +164,7 @@ async fn exec(
     if spec.args.is_empty() {
         return Err(Failure::user("no command to run in the container is given"));
     }
-    let (rows, cols) = size.unwrap_or((24, 80));
+    let (rows, cols) = size.unwrap_or(DEFAULT_SIZE);
     let stdio = if spec.tty {
         Stdio::Tty { rows, cols }
     } else {
@@ -163,13 +174,19 @@ async fn exec(
     };
     let process = process_spec(&container, &entry.further, spec)?;
     let process = container.exec(&process, stdio).await;
-    let process = process.map_err(run::create_failure)?;
+    let mut process = process.map_err(run::create_failure)?;
+    let started = Started {
+        stdin: process.stdin.take(),
+        stdout: process.stdout.take(),
+        stderr: process.stderr.take(),
+        live: Live::Further(Box::new(process)),
+    };
     say(
         &sender,
         Out::Started(wire::StartContainerResponse::default()),
     )
     .await;
-    tokio::spawn(serve_process(process, requests, sender));
+    tokio::spawn(serve_process(started, requests, sender));
     Ok(())
 }
 
@@ -211,16 +228,20 @@ fn process_spec(
     process.ok_or_else(|| Failure::bug("a step without a process"))
 }
 
-/// Carries the streams of a further process until it has ended or the caller is gone; then it is
-/// killed with its handle.
+/// Carries the streams of a process until it has ended or the caller is gone; then it is killed.
 async fn serve_process(
-    mut process: executor::Process,
+    started: Started,
     mut requests: Streaming<wire::AttachRequest>,
     sender: Sender,
 ) {
-    let mut stdin = process.stdin.take();
-    let out = pump(process.stdout.take(), 1, sender.clone());
-    let err = pump(process.stderr.take(), 2, sender.clone());
+    let Started {
+        live: process,
+        mut stdin,
+        stdout,
+        stderr,
+    } = started;
+    let out = pump(stdout, 1, sender.clone());
+    let err = pump(stderr, 2, sender.clone());
     let feed = async {
         while let Ok(Some(message)) = requests.message().await {
             match message.request {
@@ -234,11 +255,11 @@ async fn serve_process(
                 Some(In::StdinEof(true)) => stdin = None,
                 Some(In::Resize(to)) => {
                     let (rows, cols) = size(to);
-                    let _ = process.resize(rows, cols);
+                    process.resize(rows, cols);
                 }
                 Some(In::Signal(name)) => {
                     if let Ok(signal) = signal_number(&name) {
-                        let _ = process.signal(signal);
+                        process.signal(signal);
                     }
                 }
                 Some(In::StdinEof(false) | In::Start(_)) | None => {}
@@ -253,8 +274,8 @@ async fn serve_process(
     };
     let exit = tokio::select! {
         exit = ended => exit,
-        () = feed => return,
-        () = sender.closed() => return,
+        () = feed => return process.kill(),
+        () = sender.closed() => return process.kill(),
     };
     let response = match exit {
         Ok(exit) => Ok(wire::AttachResponse {
@@ -263,7 +284,7 @@ async fn serve_process(
                 oom_killed: exit.oom,
             })),
         }),
-        Err(error) => Err(Failure::host(error).into()),
+        Err(failure) => Err(failure.into()),
     };
     let _ = sender.send(response).await;
 }

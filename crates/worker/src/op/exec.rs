@@ -3,12 +3,13 @@
 use bytes::Bytes;
 use executor::{Container, ContainerRequest, Network, Output, Stdio, Stubs};
 use llb::{ExecOp, NetMode, SecurityMode};
+use oci_spec::runtime::Spec;
 use refs::Ref;
 use sys::root::RootDir;
 use tokio::io::AsyncReadExt as _;
 
 use super::Made;
-use super::mounts::{self, Mounts};
+use super::mounts;
 use super::secret::{self, Secret};
 use crate::events::Events;
 use crate::failure::{Failure, chain};
@@ -31,6 +32,24 @@ pub(crate) struct Step<'a> {
     /// Names the container; unique on this worker.
     pub(crate) id: String,
     pub(crate) ignore_cache: bool,
+    /// Whether somebody may look into its mounts while it runs.
+    pub(crate) browsed: bool,
+}
+
+/// A step that failed.
+pub(crate) struct Failed {
+    pub(crate) failure: Failure,
+    /// What its mounts hold, where its process ran.
+    pub(crate) left: Vec<Option<Made>>,
+}
+
+impl From<Failure> for Failed {
+    fn from(failure: Failure) -> Failed {
+        Failed {
+            failure,
+            left: Vec::new(),
+        }
+    }
 }
 
 /// Runs the step's process to its end and answers what its mounts hold then, for each output.
@@ -39,7 +58,7 @@ pub(crate) async fn run(
     step: Step<'_>,
     sessions: &Sessions,
     events: &Events,
-) -> Result<Vec<Made>, Failure> {
+) -> Result<Vec<Made>, Failed> {
     let Step { op, .. } = step;
     let network = network(shared, op.network);
     let mut mounts = mounts::prepare(shared, &step, network, sessions, events).await?;
@@ -51,32 +70,14 @@ pub(crate) async fn run(
     let command = format!("process {}", quote(&op.meta.args.join(" ")));
     let failed =
         |failure: Failure| failure.context(format!("{command} did not complete successfully"));
-    let user = executor::user::lookup(&root_dir, &op.meta.user)
-        .map_err(|e| failed(Failure::user(chain(&e))))?;
-    let spec = executor::spec::step(executor::spec::StepSpec {
-        args: op.meta.args.clone(),
-        env: environment(op, &mounts, sessions).await?,
-        cwd: if op.meta.cwd.is_empty() {
-            "/".to_owned()
-        } else {
-            op.meta.cwd.clone()
-        },
-        user,
-        hostname: op.meta.hostname.clone(),
-        ulimits: op.meta.ulimits.iter().map(ulimit).collect(),
-        limits: limits(step.resources),
-        security: match op.security {
-            SecurityMode::Sandbox => executor::spec::Security::Sandbox,
-            // The engine admits such a graph only where daemon and client allow it.
-            SecurityMode::Insecure => executor::spec::Security::Insecure(
-                executor::spec::Entitlement::insecure_was_granted(),
-            ),
-        },
-        readonly_rootfs: mounts.readonly_root,
-        shm_size_bytes: 0,
-        oom_score_adj: None,
-    })
-    .map_err(|e| Failure::user(chain(&e)))?;
+    let surroundings = Surroundings {
+        root: &root_dir,
+        hostname: &op.meta.hostname,
+        readonly_root: mounts.readonly_root,
+        ssh_socket: mounts.ssh_socket.as_deref(),
+    };
+    let spec = spec(op, &surroundings, step.resources, sessions).await;
+    let spec = spec.map_err(failed)?;
     drop(root_dir);
 
     let request = ContainerRequest {
@@ -93,7 +94,15 @@ pub(crate) async fn run(
         },
     };
     let container = shared.launcher.create(request).await;
-    let mut container = container.map_err(|error| failed(Failure::user(chain(&error))))?;
+    let mut container = match container {
+        Ok(container) => container,
+        Err(error) => {
+            return Err(Failed {
+                failure: failed(Failure::user(chain(&error))),
+                left: mounts.left(op),
+            });
+        }
+    };
     let exit = watch(&mut container, events).await?;
     // The container's view of the mounts goes with it: layers are committed after that.
     drop(container);
@@ -112,12 +121,59 @@ pub(crate) async fn run(
             "{command} did not complete successfully: exit code: {}{killed}",
             exit.code
         );
-        return Err(Failure {
-            exit_code: Some(exit.code),
-            ..Failure::user(message)
+        return Err(Failed {
+            failure: Failure {
+                exit_code: Some(exit.code),
+                ..Failure::user(message)
+            },
+            left: mounts.left(op),
         });
     }
     Ok(mounts.outputs())
+}
+
+/// What a process finds in its container.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) root: &'a RootDir,
+    pub(crate) hostname: &'a str,
+    pub(crate) readonly_root: bool,
+    /// Where the first ssh agent is.
+    pub(crate) ssh_socket: Option<&'a str>,
+}
+
+/// The container of an op, as the op's process sees it.
+pub(crate) async fn spec(
+    op: &ExecOp,
+    surroundings: &Surroundings<'_>,
+    resources: Option<&proto::worker::LinuxResources>,
+    sessions: &Sessions,
+) -> Result<Spec, Failure> {
+    let user = executor::user::lookup(surroundings.root, &op.meta.user)
+        .map_err(|e| Failure::user(chain(&e)))?;
+    executor::spec::step(executor::spec::StepSpec {
+        args: op.meta.args.clone(),
+        env: environment(op, surroundings.ssh_socket, sessions).await?,
+        cwd: if op.meta.cwd.is_empty() {
+            "/".to_owned()
+        } else {
+            op.meta.cwd.clone()
+        },
+        user,
+        hostname: surroundings.hostname.to_owned(),
+        ulimits: op.meta.ulimits.iter().map(ulimit).collect(),
+        limits: limits(resources),
+        security: match op.security {
+            SecurityMode::Sandbox => executor::spec::Security::Sandbox,
+            // The engine admits such an op only where daemon and client allow it.
+            SecurityMode::Insecure => executor::spec::Security::Insecure(
+                executor::spec::Entitlement::insecure_was_granted(),
+            ),
+        },
+        readonly_rootfs: surroundings.readonly_root,
+        shm_size_bytes: 0,
+        oom_score_adj: None,
+    })
+    .map_err(|e| Failure::user(chain(&e)))
 }
 
 /// Passes on what the step prints until it has ended.
@@ -142,7 +198,7 @@ async fn pump(output: Option<Output>, stream: i64, events: &Events) {
     }
 }
 
-fn network(shared: &Shared, mode: NetMode) -> Network {
+pub(crate) fn network(shared: &Shared, mode: NetMode) -> Network {
     match mode {
         NetMode::Sandbox => shared.options.step_network,
         NetMode::Host => Network::Host,
@@ -152,7 +208,7 @@ fn network(shared: &Shared, mode: NetMode) -> Network {
 
 async fn environment(
     op: &ExecOp,
-    mounts: &Mounts,
+    ssh_socket: Option<&str>,
     sessions: &Sessions,
 ) -> Result<Vec<String>, Failure> {
     let mut env = op.meta.env.clone();
@@ -184,7 +240,7 @@ async fn environment(
             None => return Err(secret::missing(&wanted.id)),
         }
     }
-    if let Some(socket) = &mounts.ssh_socket
+    if let Some(socket) = ssh_socket
         && !is_set(&env, "SSH_AUTH_SOCK")
     {
         env.push(format!("SSH_AUTH_SOCK={socket}"));

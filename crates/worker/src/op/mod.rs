@@ -1,9 +1,9 @@
 //! The ops: what a worker does for a vertex.
 
 mod direct;
-mod exec;
+pub(crate) mod exec;
 mod file;
-mod mounts;
+pub(crate) mod mounts;
 mod owner;
 mod secret;
 mod ssh;
@@ -19,7 +19,7 @@ use refs::{LayerKey, LayerSpec, Meta, RecordType, Ref, Refs};
 use snapshot::{Active, Diff, LayerId};
 
 use crate::events::Events;
-use crate::failure::{Class, Failure, blocking, chain};
+use crate::failure::{Class, Failure, Remains, blocking, chain};
 use crate::sessions::Sessions;
 use crate::state::{Shared, id};
 
@@ -62,9 +62,24 @@ pub(crate) async fn run(
                     .map(|id| id.short())
                     .unwrap_or_else(|| "step".to_owned()),
                 ignore_cache: start.ignore_cache,
+                browsed: false,
             };
-            let made = exec::run(shared, step, &sessions, &events).await?;
             let refs = shared.refs.clone();
+            let made = match exec::run(shared, step, &sessions, &events).await {
+                Ok(made) => made,
+                Err(failed) => {
+                    // The one who began it may have left; who joined is told the failure all the same.
+                    let Ok(job) = shared.job(&start.job) else {
+                        return Err(failed.failure);
+                    };
+                    let lease = job.lease;
+                    let op = op.clone();
+                    return blocking(move || {
+                        Err(remains(&refs, &lease, &op, &inputs, failed, meta))
+                    })
+                    .await;
+                }
+            };
             blocking(move || keep(&refs, &inputs, output_ids, made, &meta)).await?
         }
         OpKind::File(op) => {
@@ -125,6 +140,44 @@ pub(crate) async fn run(
         ids: start.output_ids,
         ..wire::Done::default()
     })
+}
+
+/// Keeps what a failed step left in its mounts, for those who want to look into it. Blocks.
+fn remains(
+    refs: &Refs,
+    lease: &refs::Lease,
+    op: &llb::ExecOp,
+    inputs: &[Option<Ref>],
+    failed: exec::Failed,
+    meta: Meta,
+) -> Failure {
+    let mut failure = failed.failure;
+    if failed.left.is_empty() {
+        return failure;
+    }
+    let mut left = Remains::default();
+    for (n, (mount, made)) in op.mounts.iter().zip(failed.left).enumerate() {
+        let input = mount.input.and_then(|n| inputs.get(n as usize)?.as_ref());
+        let input = input.map(|input| input.id().to_string());
+        let input = input.unwrap_or_default();
+        let kept = made.and_then(|made| {
+            // Nothing is ever found under this name again.
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            let id = Digest::of(format!("drydock remains\0{n}\0{input}\0{now:?}"));
+            let kept = keep(refs, inputs, vec![id], vec![made], &meta).ok()?;
+            kept.into_iter().next()
+        });
+        left.mounts.push(match kept {
+            Some(kept) => {
+                lease.add(&kept);
+                kept.id().to_string()
+            }
+            None => input.clone(),
+        });
+        left.inputs.push(input);
+    }
+    failure.remains = Some(Box::new(left));
+    failure
 }
 
 fn output(ids: &[Digest]) -> Result<Digest, Failure> {

@@ -34,6 +34,8 @@ pub(crate) struct Mounts {
     pub(crate) others: Vec<MountAt>,
     /// Where the first ssh agent is.
     pub(crate) ssh_socket: Option<String>,
+    /// Each mount by its place in the op, where somebody may look into them.
+    pub(crate) views: Vec<Option<RootDir>>,
     outputs: Vec<Option<Made>>,
     _agents: Vec<Agent>,
     _caches: Vec<Mutable>,
@@ -45,6 +47,13 @@ impl Mounts {
     /// What the mounts hold once the container is gone.
     pub(crate) fn outputs(self) -> Vec<Made> {
         self.outputs.into_iter().flatten().collect()
+    }
+
+    /// What each mount of `op` holds that could have been an output, once the container is gone.
+    pub(crate) fn left(mut self, op: &llb::ExecOp) -> Vec<Option<Made>> {
+        let outputs = op.mounts.iter().map(|mount| mount.output);
+        let mut take = |output: u32| self.outputs.get_mut(output as usize)?.take();
+        outputs.map(|output| output.and_then(&mut take)).collect()
     }
 }
 
@@ -61,6 +70,7 @@ pub(crate) async fn prepare(
         readonly_root: false,
         others: vec![etc_resolv_conf(shared, network)?, etc_hosts(step)?],
         ssh_socket: None,
+        views: Vec::new(),
         outputs: (0..step.op.outputs()).map(|_| None).collect(),
         _agents: Vec::new(),
         _caches: Vec::new(),
@@ -70,6 +80,9 @@ pub(crate) async fn prepare(
     // A mount must not hide one below it.
     sorted
         .sort_by_key(|(_, mount)| mount.dest.matches('/').count() - usize::from(mount.dest == "/"));
+    if step.browsed {
+        mounts.views.resize_with(step.op.mounts.len(), || None);
+    }
     for (index, mount) in sorted {
         let fd = match &mount.kind {
             MountKind::Bind => {
@@ -108,6 +121,10 @@ pub(crate) async fn prepare(
                 }
             }
         };
+        if let (Some(view), Some(fd)) = (mounts.views.get_mut(index), &fd) {
+            let clone = fd.try_clone().map_err(Failure::host)?;
+            *view = Some(RootDir::from_fd(clone.into_fd()));
+        }
         match fd {
             Some(fd) if mount.dest == "/" => {
                 mounts.readonly_root = mount.readonly;
