@@ -10,6 +10,7 @@
 )]
 
 mod autostart;
+mod breaks;
 mod build_cache;
 mod concurrency;
 mod containers;
