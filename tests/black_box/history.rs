@@ -61,6 +61,19 @@ fn a_build_that_ended_is_remembered_across_a_restart() {
     });
     let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
     assert_eq!(manifest["schemaVersion"], 2);
+
+    let (kind, digest) = &good[0].attestations[0];
+    assert_eq!(kind, "https://slsa.dev/provenance/v1");
+    let provenance = ask(&fixture, async |client| {
+        client.read_blob(digest).await.unwrap()
+    });
+    let provenance: serde_json::Value = serde_json::from_slice(&provenance).unwrap();
+    let definition = &provenance["buildDefinition"];
+    let dependency = definition["resolvedDependencies"][0]["uri"].as_str();
+    assert!(dependency.unwrap().starts_with("pkg:docker/busybox@latest"));
+    let steps = &definition["internalParameters"]["buildConfig"]["llbDefinition"];
+    let run = &steps[1]["op"]["Op"]["exec"]["meta"]["args"][2];
+    assert_eq!(run, "echo first; echo second");
 }
 
 #[test]

@@ -40,6 +40,8 @@ pub struct Version {
     pub version: String,
     /// The source's revision.
     pub revision: String,
+    /// The version of the Dockerfile language that the built-in frontend reads.
+    pub dockerfile: String,
 }
 
 /// `moby.buildkit.v1.Control`.
@@ -93,7 +95,7 @@ impl Control {
             package: self.version.package.clone(),
             version: self.version.version.clone(),
             revision: self.version.revision.clone(),
-            ..types::BuildkitVersion::default()
+            dockerfile_version: self.version.dockerfile.clone(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What the engine lends a frontend: [`frontend::Bridge`] for one build.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -37,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) log: Arc<Log>,
     pub(crate) entitlements: Entitlements,
     policies: Vec<Policy>,
+    /// The first frontend that was called, and what it was told.
+    pub(crate) called: OnceLock<(String, BTreeMap<String, String>)>,
     pub(crate) sources: Arc<SourceMaps>,
     pub(crate) imports: Imports,
     images: Mutex<HashMap<ImageQuery, Arc<OnceCell<worker_client::ResolvedImage>>>>,
@@ -67,6 +69,7 @@ impl Shared {
             log,
             entitlements: request.entitlements,
             policies: request.policies.clone(),
+            called: OnceLock::new(),
             sources: Arc::default(),
             imports,
             images: Mutex::default(),
@@ -217,6 +220,10 @@ pub(crate) async fn run_frontend(
     name: &str,
     bridge: BuildBridge,
 ) -> Result<BuildResult, FrontendError> {
+    bridge
+        .shared
+        .called
+        .get_or_init(|| (name.to_owned(), bridge.options.clone()));
     if bridge.depth > MAX_DEPTH {
         return Err(FrontendError::invalid(format!(
             "frontend {name} calls frontends more than {MAX_DEPTH} levels deep"

@@ -2,17 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use frontend::{BuildResult, ResultRef};
 use futures::future::try_join_all;
 use oci::{Digest, Platform};
-use worker_client::{CacheEntry, Export, ExportRef, Exported};
+use worker_client::{CacheEntry, Export, ExportAttestation, ExportRef, Exported};
 
 use crate::bridge::{self, BuildBridge, Shared};
 use crate::progress::{Event, ItemState, Log, Step};
+use crate::provenance::{Ask, Provenance};
 use crate::request::{BuildRequest, ExporterSpec};
-use crate::{BuildError, Engine, cache, steps};
+use crate::{BuildError, Engine, attest, cache, steps};
 
 /// The config of a single result in the result's metadata, and the prefix of those of a map.
 const CONFIG_KEY: &str = "containerimage.config";
@@ -24,6 +26,8 @@ pub struct Finished {
     pub response: BTreeMap<String, String>,
     /// What each exporter gave.
     pub exports: Vec<Exported>,
+    /// Where the results come from.
+    pub provenance: Option<Arc<Provenance>>,
 }
 
 pub(crate) async fn run(
@@ -133,6 +137,8 @@ async fn build(
     request: &BuildRequest,
     client: Option<&gateway::Served>,
 ) -> Result<Finished, BuildError> {
+    let started = SystemTime::now();
+    Ask::parse(&request.attrs)?;
     let result = {
         let evaluated = async {
             match client {
@@ -158,12 +164,19 @@ async fn build(
     } else {
         cache::entries(shared, &*engine.inner.index, &result).await
     };
+    let provenance = Arc::new(attest::provenance(shared, request, &result, started));
+    let attested = attest::all(shared, request, &result, &provenance).await?;
+
+    let outcome = Outcome {
+        result: &result,
+        refs: &refs,
+        entries: &entries,
+        attested: &attested,
+    };
     let mut response = BTreeMap::new();
     let exports = request.exporters.iter().enumerate();
-    let answers = try_join_all(
-        exports
-            .map(|(index, spec)| export(shared, request, (&result, &refs, &entries), index, spec)),
-    );
+    let answers =
+        try_join_all(exports.map(|(index, spec)| export(shared, request, outcome, index, spec)));
     let exports = answers.await?;
     for exported in &exports {
         response.extend(exported.response.clone());
@@ -175,7 +188,11 @@ async fn build(
             response.insert(key.clone(), String::from_utf8_lossy(value).into_owned());
         }
     }
-    Ok(Finished { response, exports })
+    Ok(Finished {
+        response,
+        exports,
+        provenance: Some(provenance),
+    })
 }
 
 /// A subrequest's answer is all that its build gives.
@@ -204,20 +221,31 @@ async fn evaluate_frontend(
     Ok(bridge::run_frontend(&request.frontend, bridge(shared, request)).await?)
 }
 
-/// A build's result, the ids of its refs by platform, and what is known of its vertices.
-type Outcome<'a> = (
-    &'a BuildResult,
-    &'a [(String, Option<Digest>)],
-    &'a [CacheEntry],
-);
+/// What a build came to.
+#[derive(Clone, Copy)]
+struct Outcome<'a> {
+    result: &'a BuildResult,
+    /// The ids of its refs, by platform.
+    refs: &'a [(String, Option<Digest>)],
+    /// What is known of its vertices.
+    entries: &'a [CacheEntry],
+    /// What is attested of its refs, by platform.
+    attested: &'a BTreeMap<String, Vec<ExportAttestation>>,
+}
 
 async fn export(
     shared: &Shared,
     request: &BuildRequest,
-    (result, refs, entries): Outcome<'_>,
+    outcome: Outcome<'_>,
     index: usize,
     spec: &ExporterSpec,
 ) -> Result<Exported, BuildError> {
+    let Outcome {
+        result,
+        refs,
+        entries,
+        attested,
+    } = outcome;
     let platforms = platforms(result);
     let default = shared.worker.description().platforms[0].clone();
     let metadata = overridden(&result.metadata, &spec.attrs);
@@ -229,6 +257,7 @@ async fn export(
             .cloned()
             .unwrap_or_else(|| default.clone()),
         config: config(&metadata, key),
+        attestations: attested.get(key).cloned().unwrap_or_default(),
     });
     let mut refs: Vec<ExportRef> = refs.collect();
     if refs.is_empty() {
@@ -238,6 +267,7 @@ async fn export(
             id: None,
             platform: default,
             config: config(&metadata, ""),
+            attestations: Vec::new(),
         });
     }
     let export = Export {
@@ -366,7 +396,7 @@ pub(crate) fn show(log: &Log, vertex: Digest, news: worker_client::OpNews) {
             name: item.name,
             current: item.current,
             total: item.total,
-            timestamp: std::time::SystemTime::now(),
+            timestamp: SystemTime::now(),
             started: item.started,
             completed: item.completed,
         })),

@@ -62,8 +62,12 @@ pub const LLB: &[&str] = &[
     "diffop",
     "passthroughop",
     "exporter.image.annotations",
+    "exporter.image.attestations",
     "exporter.sourcedateepoch",
     "exporter.multiple",
+    "source.policy",
+    "gc.freespacefilter",
+    "history.filter",
 ];
 
 /// Whether the engine has the LLB capability `id`.

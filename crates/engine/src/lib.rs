@@ -7,6 +7,7 @@
 mod error;
 mod request;
 
+mod attest;
 mod bridge;
 mod build;
 mod builds;
@@ -15,6 +16,7 @@ pub mod capabilities;
 mod container;
 pub mod policy;
 pub mod progress;
+pub mod provenance;
 mod sources;
 mod steps;
 

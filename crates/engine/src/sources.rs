@@ -1,6 +1,6 @@
 //! Where the vertices of a build are written: for errors that name the Dockerfile's lines.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use frontend::{FrontendError, Remains, SourceLocation};
@@ -24,6 +24,18 @@ impl SourceMaps {
                 .entry(vertex.digest())
                 .or_insert_with(|| graph.clone());
         }
+    }
+
+    /// The names of the client's directories that the build reads.
+    pub(crate) fn locals(&self) -> BTreeSet<String> {
+        let graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
+        let ops = graphs.iter().filter_map(|(digest, graph)| {
+            let llb::OpKind::Source(op) = &graph.vertex(digest)?.op().kind else {
+                return None;
+            };
+            Some(op.identifier.strip_prefix("local://")?.to_owned())
+        });
+        ops.collect()
     }
 
     /// The reference of the image that a vertex brings in; `None` for other vertices.

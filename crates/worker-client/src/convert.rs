@@ -234,6 +234,7 @@ pub(crate) fn export_to_wire(export: Export) -> wire::ExportRequest {
         id: r.id.map(|id| id.to_string()).unwrap_or_default(),
         platform: Some(platform_to_wire(&r.platform)),
         config: r.config.unwrap_or_default(),
+        attestations: r.attestations.into_iter().map(attestation).collect(),
     });
     wire::ExportRequest {
         job: export.job,
@@ -254,6 +255,15 @@ pub(crate) fn cache_entry(entry: &CacheEntry) -> wire::CacheEntry {
         keys: entry.keys.iter().map(ToString::to_string).collect(),
         output_ids: entry.output_ids.iter().map(ToString::to_string).collect(),
         results: entry.results,
+    }
+}
+
+fn attestation(attestation: crate::ExportAttestation) -> wire::ExportAttestation {
+    wire::ExportAttestation {
+        predicate_type: attestation.predicate_type,
+        predicate: attestation.predicate,
+        inline_only: attestation.inline_only,
+        file_name: attestation.file_name,
     }
 }
 

@@ -103,6 +103,21 @@ pub struct ExportRef {
     pub platform: Platform,
     /// The image config, when the frontend made one.
     pub config: Option<Bytes>,
+    /// What is attested of it.
+    pub attestations: Vec<ExportAttestation>,
+}
+
+/// Something that is attested of a result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExportAttestation {
+    /// What kind of thing is said, a URI.
+    pub predicate_type: String,
+    /// What is said, JSON.
+    pub predicate: Bytes,
+    /// Whether it is carried out only with images.
+    pub inline_only: bool,
+    /// The name of the file that holds it in outputs of files.
+    pub file_name: String,
 }
 
 /// What is to be carried out, and where to.

@@ -6,7 +6,8 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use exporter::{
-    Caller, ExportTree, ImageOptions, Kind, Source, SourceRef, TreeKind, TreeMode, TreeOptions,
+    Attestation, Caller, ExportTree, ImageOptions, Kind, Source, SourceRef, TreeKind, TreeMode,
+    TreeOptions,
 };
 use filesync::SendOptions;
 use proto::worker as wire;
@@ -80,7 +81,11 @@ fn source(shared: &Shared, request: &wire::ExportRequest) -> Result<Source, Fail
                 .map(crate::convert::platform)
                 .unwrap_or_default(),
             config: part.config.to_vec(),
-            attestations: Vec::new(),
+            attestations: part
+                .attestations
+                .iter()
+                .map(attestation)
+                .collect::<Result<_, Failure>>()?,
             inline_cache,
         })
     });
@@ -92,6 +97,22 @@ fn source(shared: &Shared, request: &wire::ExportRequest) -> Result<Source, Fail
             .iter()
             .map(|(k, v)| (k.clone(), v.to_vec()))
             .collect(),
+    })
+}
+
+fn attestation(attestation: &wire::ExportAttestation) -> Result<Attestation, Failure> {
+    let predicate = serde_json::from_slice(&attestation.predicate).map_err(|error| {
+        Failure::user(format!(
+            "attestation {} is no JSON: {error}",
+            attestation.file_name
+        ))
+    })?;
+    Ok(Attestation {
+        predicate_type: attestation.predicate_type.clone(),
+        predicate,
+        subjects: Vec::new(),
+        inline_only: attestation.inline_only,
+        file_name: attestation.file_name.clone(),
     })
 }
 

@@ -360,16 +360,15 @@ pub(crate) struct Recording {
 impl Recording {
     /// Closes the record of a build that went well. Returns before the record is written.
     pub(crate) fn succeeded(mut self, finished: &Finished) {
-        if let Some((mut record, log)) = self.open.take() {
-            let blobs = record::add_results(&mut record, finished);
-            self.close(record, log, blobs, None);
+        if let Some((record, log)) = self.open.take() {
+            self.close(record, log, Some(finished.clone()), None);
         }
     }
 
     /// Closes the record of a build that failed.
     pub(crate) fn failed(mut self, error: &Status) {
         if let Some((record, log)) = self.open.take() {
-            self.close(record, log, Vec::new(), Some(error.clone()));
+            self.close(record, log, None, Some(error.clone()));
         }
     }
 
@@ -377,7 +376,7 @@ impl Recording {
         &self,
         mut record: BuildHistoryRecord,
         log: Arc<Log>,
-        blobs: Vec<(Digest, Bytes)>,
+        finished: Option<Finished>,
         error: Option<Status>,
     ) {
         record.completed_at = Some(SystemTime::now().into());
@@ -388,7 +387,9 @@ impl Recording {
         let engine = self.engine.clone();
         let runtime = inner.runtime.clone();
         runtime.spawn_blocking(move || {
-            inner.close(record, &log, blobs, error.as_ref());
+            let finished = finished.as_ref();
+            let blobs = finished.map(|finished| record::add_results(&mut record, finished));
+            inner.close(record, &log, blobs.unwrap_or_default(), error.as_ref());
             // From now on the log is read from the record.
             engine.forget(&log);
         });
@@ -399,7 +400,7 @@ impl Drop for Recording {
     fn drop(&mut self) {
         if let Some((record, log)) = self.open.take() {
             let error = Status::new(Code::Cancelled, "context canceled");
-            self.close(record, log, Vec::new(), Some(error));
+            self.close(record, log, None, Some(error));
         }
     }
 }

@@ -9,6 +9,10 @@ use engine::Finished;
 use oci::Digest;
 use proto::control::{BuildHistoryRecord, BuildResultInfo, Descriptor, Exporter, SolveRequest};
 
+/// The media type of what is attested.
+const IN_TOTO: &str = "application/vnd.in-toto+json";
+const PREDICATE_TYPE: &str = "in-toto.io/predicate-type";
+
 /// The record of a build that is asked for.
 pub(crate) fn of_request(request: &SolveRequest) -> BuildHistoryRecord {
     let attrs = request.frontend_attrs.iter();
@@ -69,11 +73,40 @@ pub(super) fn add_results(
             ..BuildResultInfo::default()
         });
     }
+    let mut blobs = attest(record, finished);
     let exports = finished.exports.iter();
-    exports
+    let documents = exports
         .flat_map(|exported| &exported.documents)
-        .map(|bytes| (Digest::of(bytes), bytes.clone()))
-        .collect()
+        .map(|bytes| (Digest::of(bytes), bytes.clone()));
+    blobs.extend(documents);
+    blobs
+}
+
+/// Adds where the results come from, and answers the blobs that say it.
+fn attest(record: &mut BuildHistoryRecord, finished: &Finished) -> Vec<(Digest, Bytes)> {
+    let Some(provenance) = &finished.provenance else {
+        return Vec::new();
+    };
+    let mut blobs = Vec::new();
+    for key in provenance.results() {
+        let predicate = provenance.whole(key);
+        let Ok(bytes) = serde_json::to_vec_pretty(&predicate.value) else {
+            continue;
+        };
+        let digest = Digest::of(&bytes);
+        let mut descriptor = super::descriptor(IN_TOTO, &digest, bytes.len() as u64);
+        let kind = predicate.kind.to_owned();
+        descriptor
+            .annotations
+            .insert(PREDICATE_TYPE.to_owned(), kind);
+        let result = match key {
+            "" => record.result.get_or_insert_default(),
+            key => record.results.entry(key.to_owned()).or_default(),
+        };
+        result.attestations.push(descriptor);
+        blobs.push((digest, bytes.into()));
+    }
+    blobs
 }
 
 /// The descriptor of the image that an exporter made.

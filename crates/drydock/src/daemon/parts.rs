@@ -69,6 +69,7 @@ impl Daemon {
             package: "github.com/moby/buildkit".to_owned(),
             version: crate::buildkit_version().to_owned(),
             revision: crate::revision().to_owned(),
+            dockerfile: engine::provenance::DOCKERFILE_VERSION.to_owned(),
         };
         let retention = control::Retention {
             max_age: config.history.max_age,
@@ -227,6 +228,9 @@ fn worker_options(config: &Config, refs: &Refs) -> anyhow::Result<worker::Option
     std::fs::create_dir_all(&state_dir)
         .with_context(|| format!("failed to create `{}`", state_dir.display()))?;
     let mut platforms = vec![Platform::host()];
+    if given.platforms.is_empty() {
+        platforms.extend(also_run_here()?);
+    }
     for text in &given.platforms {
         let platform: Platform = text
             .parse()
@@ -246,6 +250,47 @@ fn worker_options(config: &Config, refs: &Refs) -> anyhow::Result<worker::Option
         gc: policies(&given.gc, refs)?,
         state_dir,
     })
+}
+
+/// What else the processor runs: the levels of its architecture, and the older one.
+fn also_run_here() -> anyhow::Result<Vec<Platform>> {
+    let mut names = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected as has;
+        let second = has!("sse4.2") && has!("ssse3") && has!("popcnt") && has!("cmpxchg16b");
+        let third = second
+            && has!("avx2")
+            && has!("bmi1")
+            && has!("bmi2")
+            && has!("f16c")
+            && has!("fma")
+            && has!("lzcnt")
+            && has!("movbe");
+        let fourth = third
+            && has!("avx512f")
+            && has!("avx512bw")
+            && has!("avx512cd")
+            && has!("avx512dq")
+            && has!("avx512vl");
+        let levels = [
+            (second, "linux/amd64/v2"),
+            (third, "linux/amd64/v3"),
+            (fourth, "linux/amd64/v4"),
+            (true, "linux/386"),
+        ];
+        names.extend(
+            levels
+                .into_iter()
+                .filter(|(has, _)| *has)
+                .map(|(_, name)| name),
+        );
+    }
+    let parse = |name: &str| {
+        name.parse()
+            .with_context(|| format!("invalid platform `{name}`"))
+    };
+    names.into_iter().map(parse).collect()
 }
 
 fn bridge_available() -> bool {
