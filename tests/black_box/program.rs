@@ -146,3 +146,36 @@ fn buildctl_tells_of_workers_and_what_they_keep() {
     assert!(run(&mut nobody).err().contains("failed to connect"));
     assert!(begun.elapsed() < Duration::from_secs(20));
 }
+
+#[test]
+fn buildctl_tells_of_builds_that_are_over() {
+    let fixture = Fixture::with("FROM busybox\nRUN echo hello from the step\n");
+    let buildctl = called("buildctl", fixture.scratch());
+    let buildctl = |arguments: &[&str]| -> Ran {
+        let mut command = Command::new(&buildctl);
+        command.args(["--addr", &fixture.daemon.address()]);
+        run(command.args(arguments).stdin(Stdio::null()))
+    };
+    let name = |listed: &Ran| -> Option<String> {
+        let line = listed.ok().lines().nth(1)?;
+        line.split('\t').nth(1).map(ToOwned::to_owned)
+    };
+    fixture.build(&[]).ran.ok();
+    let listed = buildctl(&["debug", "histories"]);
+    let build = name(&listed).unwrap();
+    let logs = buildctl(&["debug", "logs", &build]);
+    logs.ok();
+    assert!(logs.stderr.contains("hello from the step"), "{logs:?}");
+
+    // What is pinned stays.
+    buildctl(&["debug", "ctl", &build, "--pin"]).ok();
+    buildctl(&["debug", "ctl", &build]).err();
+    assert_eq!(name(&buildctl(&["prune-histories"])), None);
+    assert_eq!(
+        name(&buildctl(&["debug", "histories"])),
+        Some(build.clone())
+    );
+    buildctl(&["debug", "ctl", &build, "--unpin"]).ok();
+    assert_eq!(name(&buildctl(&["prune-histories"])), Some(build.clone()));
+    assert_eq!(name(&buildctl(&["debug", "histories"])), None);
+}

@@ -6,7 +6,9 @@ use futures::{Stream, StreamExt};
 use proto::content::ReadContentRequest;
 use proto::content::content_client::ContentClient;
 use proto::control as wire;
+use tokio::sync::mpsc;
 
+use crate::progress::Progress;
 use crate::{CallFailed, Client};
 
 /// Which builds are meant.
@@ -37,6 +39,8 @@ pub struct BuildRecord {
     pub error: String,
     /// Whether it stays until it is deleted.
     pub pinned: bool,
+    /// Counts the changes of the record.
+    pub generation: i32,
     /// How many steps it had.
     pub total_steps: i32,
     /// How many of them were found instead of made.
@@ -64,6 +68,46 @@ impl Client {
             builds.extend(event.record.map(record));
         }
         Ok(builds)
+    }
+
+    /// Tells of builds as they begin, end and are forgotten, after those that there are. The first
+    /// of a pair is `STARTED`, `COMPLETE` or `DELETED`.
+    pub async fn follow_builds(
+        &self,
+        filter: BuildFilter,
+    ) -> Result<impl Stream<Item = Result<(String, BuildRecord), CallFailed>> + use<>, CallFailed>
+    {
+        let request = wire::BuildHistoryRequest {
+            active_only: filter.active_only,
+            r#ref: filter.build_ref,
+            early_exit: false,
+            filter: filter.filter,
+            limit: filter.limit,
+        };
+        let events = self.control().listen_build_history(request).await?;
+        Ok(events.into_inner().map(|event| {
+            let event = event?;
+            let kind = event.r#type().as_str_name().to_owned();
+            Ok((kind, record(event.record.unwrap_or_default())))
+        }))
+    }
+
+    /// Tells `progress` of a build from its beginning to its end.
+    pub async fn replay(
+        &self,
+        build_ref: &str,
+        progress: mpsc::Sender<Progress>,
+    ) -> Result<(), CallFailed> {
+        let request = wire::StatusRequest {
+            r#ref: build_ref.to_owned(),
+        };
+        let mut messages = self.control().status(request).await?.into_inner();
+        while let Some(message) = messages.message().await? {
+            if progress.send(message.into()).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Pins or unpins the record of a build.
@@ -142,6 +186,7 @@ fn record(record: wire::BuildHistoryRecord) -> BuildRecord {
         completed: time(record.completed_at),
         error: record.error.map(|error| error.message).unwrap_or_default(),
         pinned: record.pinned,
+        generation: record.generation,
         total_steps: record.num_total_steps,
         cached_steps: record.num_cached_steps,
         result: result

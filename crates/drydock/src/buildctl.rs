@@ -1,5 +1,6 @@
 //! `buildctl`: what builders and operators ask of a daemon, in the words of BuildKit's client.
 
+mod history;
 mod table;
 mod usage;
 mod workers;
@@ -73,6 +74,8 @@ enum Buildctl {
     DialStdio,
     Du(usage::Du),
     Prune(usage::Prune),
+    /// Throw away the records of builds that are not pinned.
+    PruneHistories,
     /// Look into the daemon.
     #[command(subcommand)]
     Debug(Debug),
@@ -83,6 +86,12 @@ enum Debug {
     Workers(workers::Workers),
     /// Show the daemon's version.
     Info,
+    /// List the builds that are remembered.
+    Histories,
+    Logs(history::Logs),
+    Ctl(history::Ctl),
+    Get(history::Get),
+    Monitor(history::Monitor),
 }
 
 /// Runs `buildctl`.
@@ -116,6 +125,14 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             Buildctl::DialStdio => Ok(()),
             Buildctl::Du(arguments) => usage::du(&client, arguments).await,
             Buildctl::Prune(arguments) => usage::prune(&client, arguments).await,
+            Buildctl::PruneHistories => history::prune(&client).await,
+            Buildctl::Debug(Debug::Histories) => history::list(&client).await,
+            Buildctl::Debug(Debug::Logs(arguments)) => history::logs(&client, arguments).await,
+            Buildctl::Debug(Debug::Ctl(arguments)) => history::ctl(&client, arguments).await,
+            Buildctl::Debug(Debug::Get(arguments)) => history::get(&client, arguments).await,
+            Buildctl::Debug(Debug::Monitor(arguments)) => {
+                history::monitor(&client, arguments).await
+            }
             Buildctl::Debug(Debug::Workers(arguments)) => workers::list(&client, arguments).await,
             Buildctl::Debug(Debug::Info) => workers::info(&client).await,
         }

@@ -10,6 +10,7 @@ use exporter::{
     TreeOptions,
 };
 use filesync::SendOptions;
+use futures::stream::{self, TryStreamExt as _};
 use proto::worker as wire;
 use session::{DirTarget, SessionCalls};
 use tokio::io::AsyncReadExt as _;
@@ -27,6 +28,9 @@ const PIPE: usize = 1 << 20;
 
 /// Bytes of the documents of an image that are answered: they fit into one message.
 const DOCUMENTS: usize = 8 << 20;
+
+/// The client's store that takes an image's blobs (BuildKit: `exporter/oci/export.go`).
+const EXPORT_STORE: &str = "export";
 
 /// Exports what the request says and answers what the client is told.
 pub(crate) async fn run(
@@ -195,12 +199,6 @@ async fn archive(
 ) -> Result<(BTreeMap<String, String>, Vec<Bytes>), Failure> {
     let options =
         ImageOptions::parse(kind, &request.attrs).map_err(|error| Failure::user(chain(&error)))?;
-    if !options.tar {
-        return Err(Failure::user(
-            "tar=false needs the client's content store, which this worker does not write to; \
-             export a tar and unpack it",
-        ));
-    }
     let caller = caller(shared, request, sessions, events)?;
     let built = shared
         .exporter
@@ -214,6 +212,15 @@ async fn archive(
         multi_platform: false,
     };
     let calls = calls(sessions)?;
+    if !options.tar {
+        for (descriptor, blob) in shared.exporter.blobs(&built, &caller) {
+            let bytes = stream::once(async move { blob.open().await }).try_flatten();
+            calls
+                .write_blob(EXPORT_STORE, &descriptor.digest, descriptor.size, bytes)
+                .await?;
+        }
+        return Ok((response, built.documents(DOCUMENTS)));
+    }
     let sending = item(events, "sending tarball").await;
     send(&calls, &target, async |out| {
         shared
