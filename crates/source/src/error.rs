@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 use std::sync::Arc;
 
+use crate::git::GitFailed;
 use oci::{Digest, Platform};
 use registry::{Class, RegistryError, SetupError, TransportError};
 
@@ -216,6 +217,84 @@ impl HttpError {
             | HttpError::TooLarge { .. } => Class::User,
             HttpError::Request { .. } | HttpError::Changed(_) => Class::Transient,
             HttpError::Setup(_) | HttpError::Store { .. } => Class::Host,
+        }
+    }
+}
+
+/// Why the files of a git repository cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum GitError {
+    /// It is no remote repository.
+    #[error("invalid git URL `{0}`")]
+    Url(String),
+    /// It is no name of a ref.
+    #[error("invalid git reference `{0}`")]
+    Word(String),
+    /// The repository has no such ref.
+    #[error("repository does not contain ref {reference}, output: {output:?}")]
+    NoRef {
+        /// What was asked for.
+        reference: String,
+        /// What git said.
+        output: String,
+    },
+    /// The ref is not what it should be.
+    #[error("expected checksum to match {want}, got {got}")]
+    Checksum {
+        /// What it should be.
+        want: String,
+        /// What it is.
+        got: String,
+    },
+    /// The default branch cannot be found.
+    #[error("error fetching default branch for repository {url}")]
+    DefaultBranch {
+        /// Where.
+        url: String,
+        /// Why.
+        source: GitFailed,
+    },
+    /// The repository cannot be read.
+    #[error("failed to fetch remote {url}")]
+    Fetch {
+        /// Where.
+        url: String,
+        /// Why.
+        source: GitFailed,
+    },
+    /// There is no place to keep objects.
+    #[error("failed to prepare a git repository")]
+    Repository {
+        /// Why.
+        source: GitFailed,
+    },
+    /// The commit does not become files.
+    #[error("failed to check out commit {commit}")]
+    Checkout {
+        /// Which.
+        commit: String,
+        /// Why.
+        source: GitFailed,
+    },
+    /// The directory is not in the commit.
+    #[error("invalid subdir {path}")]
+    Subdir {
+        /// Which.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The files cannot be kept.
+    #[error("failed to keep the files of a git repository")]
+    Store(#[source] io::Error),
+}
+
+impl GitError {
+    /// Who has to act.
+    pub fn class(&self) -> Class {
+        match self {
+            GitError::Repository { .. } | GitError::Store(_) => Class::Host,
+            _ => Class::User,
         }
     }
 }

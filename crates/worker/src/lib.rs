@@ -12,6 +12,7 @@ mod events;
 mod export;
 mod failure;
 mod files;
+mod git;
 mod images;
 mod jobs;
 mod load;

@@ -58,6 +58,7 @@ pub(crate) async fn pin(
             };
             pin.map_err(|error| Failure::user(chain(&error)))?.id
         }
+        ("git", _) => crate::git::pin(shared, op, &sessions).await?.id,
         (other, _) => return Err(unknown(other)),
     };
     Ok(wire::Done {
@@ -115,6 +116,7 @@ pub(crate) async fn realize(
             let active = active.map_err(|error| Failure::user(chain(&error)))?;
             store(shared, id, active, format!("http url {}", op.identifier)).await
         }
+        ("git", _) => crate::git::realize(shared, op, id, sessions).await,
         ("local", name) => {
             // The job that pinned it has let go of it: its client must send it again.
             let _ = job;

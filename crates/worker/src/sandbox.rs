@@ -167,6 +167,7 @@ pub(crate) async fn open(
         id: Digest::of(format!("sandbox {} {}", name.job, name.name)).short(),
         ignore_cache: false,
         browsed: true,
+        job: &name.job,
     };
     let step_id = step.id.clone();
     let mut mounts = mounts::prepare(shared, &step, network, &sessions, &Events::none()).await?;

@@ -71,6 +71,7 @@ impl WorkerService {
             registry,
             resolver: source::ImageResolver::new(),
             http,
+            git_pins: dashmap::DashMap::new(),
             tunnel: Arc::default(),
             digests: digests::Digests::default(),
             containers,
@@ -78,6 +79,7 @@ impl WorkerService {
             sandboxes: sandbox::Sandboxes::default(),
             gc: tokio::sync::Notify::new(),
             jobs: Jobs::default(),
+            emptied: dashmap::DashMap::new(),
         });
         shared.gc.notify_one();
         let weak = Arc::downgrade(&shared);
@@ -328,6 +330,7 @@ impl Worker for WorkerService {
         cache::release(&self.shared, &request.job);
         self.shared.sandboxes.release(&request.job);
         self.shared.jobs.release(&request.job);
+        self.shared.emptied.remove(&request.job);
         self.shared.gc.notify_one();
         if request.flush {
             self.shared.refs.flush().await.map_err(Failure::host)?;

@@ -1,6 +1,6 @@
 //! What all calls of a worker share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -46,6 +46,8 @@ pub(crate) struct Shared {
     pub(crate) resolver: source::ImageResolver,
     pub(crate) fetcher: source::Fetcher,
     pub(crate) http: source::Http,
+    /// Commits of git sources by the ids that were given for them.
+    pub(crate) git_pins: dashmap::DashMap<Digest, source::GitPin>,
     pub(crate) exporter: exporter::Exporter,
     pub(crate) tunnel: Arc<Tunnel>,
     pub(crate) digests: Digests,
@@ -53,10 +55,20 @@ pub(crate) struct Shared {
     pub(crate) imports: crate::cache::Imports,
     pub(crate) sandboxes: crate::sandbox::Sandboxes,
     pub(crate) gc: tokio::sync::Notify,
+    /// The cache mounts that jobs have emptied because they use nothing of before.
+    pub(crate) emptied: dashmap::DashMap<String, BTreeSet<String>>,
     pub(crate) jobs: Jobs,
 }
 
 impl Shared {
+    /// Whether `job` uses the cache mount `key` for the first time.
+    pub(crate) fn is_first_use(&self, job: &str, key: &str) -> bool {
+        self.emptied
+            .entry(job.to_owned())
+            .or_default()
+            .insert(key.to_owned())
+    }
+
     /// The ref `id`, kept for `job` until that is released.
     pub(crate) fn find(&self, job: &str, id: Digest) -> Result<Ref, Failure> {
         let found = self.refs.get(&id).ok_or_else(|| {

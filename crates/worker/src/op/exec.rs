@@ -12,7 +12,7 @@ use super::Made;
 use super::mounts;
 use super::secret::{self, Secret};
 use crate::events::Events;
-use crate::failure::{Failure, chain};
+use crate::failure::{Failure, blocking, chain};
 use crate::quote::quote;
 use crate::sessions::Sessions;
 use crate::state::Shared;
@@ -34,6 +34,8 @@ pub(crate) struct Step<'a> {
     pub(crate) ignore_cache: bool,
     /// Whether somebody may look into its mounts while it runs.
     pub(crate) browsed: bool,
+    /// The build that it belongs to.
+    pub(crate) job: &'a str,
 }
 
 /// A step that failed.
@@ -60,6 +62,7 @@ pub(crate) async fn run(
     events: &Events,
 ) -> Result<Vec<Made>, Failed> {
     let Step { op, .. } = step;
+    refuse_devices(op)?;
     let network = network(shared, op.network);
     let mut mounts = mounts::prepare(shared, &step, network, sessions, events).await?;
     let root = mounts
@@ -84,7 +87,7 @@ pub(crate) async fn run(
         id: step.id.clone(),
         spec,
         rootfs: root,
-        mounts: std::mem::take(&mut mounts.others),
+        mounts: mounts.take(),
         stdio: Stdio::Pipes { stdin: false },
         network,
         stubs: if op.meta.remove_mount_stubs_recursive {
@@ -129,7 +132,20 @@ pub(crate) async fn run(
             left: mounts.left(op),
         });
     }
-    Ok(mounts.outputs())
+    Ok(blocking(move || mounts.outputs()).await?)
+}
+
+/// This worker has no devices to give; a step that can do without them runs without.
+fn refuse_devices(op: &ExecOp) -> Result<(), Failure> {
+    let needed = op.devices.iter().filter(|device| !device.optional);
+    let names: Vec<_> = needed.map(|device| device.name.as_str()).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::user(format!(
+        "CDI device injection failed: unresolvable CDI devices {}",
+        names.join(", ")
+    )))
 }
 
 /// What a process finds in its container.

@@ -6,7 +6,8 @@ mod file;
 pub(crate) mod mounts;
 mod owner;
 mod secret;
-mod ssh;
+pub(crate) mod ssh;
+mod untouched;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -63,6 +64,7 @@ pub(crate) async fn run(
                     .unwrap_or_else(|| "step".to_owned()),
                 ignore_cache: start.ignore_cache,
                 browsed: false,
+                job: &start.job,
             };
             let refs = shared.refs.clone();
             let made = match exec::run(shared, step, &sessions, &events).await {

@@ -1,5 +1,6 @@
 //! What is mounted in a step's container.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use executor::files::{ResolvMode, file_mount, hosts_file, resolv_conf};
 use executor::{MountAt, Network};
 use llb::{CacheSharing, Mount, MountKind};
 use refs::{Meta, Mutable, MutableOptions, RecordType, Sharing};
-use snapshot::{Active, LayerId};
+use snapshot::{Active, LayerId, Snapshots};
 use sys::mount::{Bind, MountFd};
 use sys::root::RootDir;
 
@@ -17,6 +18,7 @@ use super::Made;
 use super::exec::Step;
 use super::secret::{self, Secret};
 use super::ssh::{self, Agent};
+use super::untouched;
 use crate::events::Events;
 use crate::failure::{Failure, blocking};
 use crate::sessions::Sessions;
@@ -24,6 +26,9 @@ use crate::state::Shared;
 
 /// Where an ssh agent's socket is put when the step does not say.
 const SSH_DIR: &str = "/run/buildkit";
+
+/// The permissions of a directory in memory where none was before.
+const TMPFS_MODE: u32 = 0o1777;
 
 /// The mounts of a step, and what keeps them alive while it runs.
 pub(crate) struct Mounts {
@@ -41,12 +46,28 @@ pub(crate) struct Mounts {
     _caches: Vec<Mutable>,
     /// Changes that are thrown away with the step.
     _discarded: Vec<Active>,
+    /// Directories in which mount points may have been made.
+    parents: BTreeSet<PathBuf>,
+    snapshots: Snapshots,
 }
 
 impl Mounts {
+    /// The mounts, for the container.
+    pub(crate) fn take(&mut self) -> Vec<MountAt> {
+        let mounts = std::mem::take(&mut self.others);
+        let parents = mounts.iter().filter_map(|at| at.destination.parent());
+        self.parents = parents.map(Path::to_owned).collect();
+        mounts
+    }
+
     /// What the mounts hold once the container is gone.
-    pub(crate) fn outputs(self) -> Vec<Made> {
-        self.outputs.into_iter().flatten().collect()
+    pub(crate) fn outputs(self) -> Result<Vec<Made>, Failure> {
+        for made in self.outputs.iter().flatten() {
+            if let Made::New(active) = made {
+                untouched::forget(active, &self.snapshots, &self.parents).map_err(Failure::host)?;
+            }
+        }
+        Ok(self.outputs.into_iter().flatten().collect())
     }
 
     /// What each mount of `op` holds that could have been an output, once the container is gone.
@@ -75,6 +96,8 @@ pub(crate) async fn prepare(
         _agents: Vec::new(),
         _caches: Vec::new(),
         _discarded: Vec::new(),
+        parents: BTreeSet::new(),
+        snapshots: shared.refs.snapshots().clone(),
     };
     let mut sorted: Vec<(usize, &Mount)> = step.op.mounts.iter().enumerate().collect();
     // A mount must not hide one below it.
@@ -95,7 +118,8 @@ pub(crate) async fn prepare(
             }
             MountKind::Tmpfs { size } => {
                 let size = u64::try_from(size.unwrap_or(0)).unwrap_or(0);
-                Some(sys::mount::tmpfs(size, 0o1777).map_err(Failure::host)?)
+                let mode = tmpfs_mode(mounts.root.as_ref(), &mount.dest).map_err(Failure::host)?;
+                Some(memory(size, mode, sys::mount::Attr::NOSUID).map_err(Failure::host)?)
             }
             MountKind::Secret(wanted) => match Secret::fetch(sessions, &wanted.id).await? {
                 Some(value) => Some(value.into_file(wanted)?),
@@ -145,6 +169,33 @@ fn destination(mount: &Mount, index: usize) -> String {
     match mount.kind {
         MountKind::Ssh(_) if mount.dest.is_empty() => format!("{SSH_DIR}/ssh_agent.{index}"),
         _ => mount.dest.clone(),
+    }
+}
+
+/// An empty directory in memory; `size` 0 is the kernel's default.
+pub(super) fn memory(size: u64, mode: u32, flags: u64) -> std::io::Result<MountFd> {
+    let (mode, bytes) = (format!("{mode:o}"), size.to_string());
+    let options = [
+        ("mode", Some(mode.as_str())),
+        ("size", Some(bytes.as_str())),
+    ];
+    let used = if size > 0 {
+        &options[..]
+    } else {
+        &options[..1]
+    };
+    sys::mount::filesystem("tmpfs", used, flags)
+}
+
+/// The permissions of a directory in memory: those of the directory that it hides, as runc has it.
+fn tmpfs_mode(root: Option<&MountFd>, dest: &str) -> std::io::Result<u32> {
+    let Some(root) = root else {
+        return Ok(TMPFS_MODE);
+    };
+    let root = RootDir::from_fd(root.try_clone()?.into_fd());
+    match root.stat(Path::new(dest), sys::root::Follow::Yes) {
+        Ok(hidden) if hidden.kind == sys::root::FileKind::Dir => Ok(hidden.mode & 0o7777),
+        Ok(_) | Err(_) => Ok(TMPFS_MODE),
     }
 }
 
@@ -263,15 +314,18 @@ async fn cache_mount(
     } else {
         &cache.id
     };
+    let key = format!("cache mount {id}");
+    // Steps of one build that share it see what the others did.
+    let fresh = step.ignore_cache && shared.is_first_use(step.job, &key);
     let options = MutableOptions {
-        key: format!("cache mount {id}"),
+        key,
         base,
         sharing: match cache.sharing {
             CacheSharing::Shared => Sharing::Shared,
             CacheSharing::Private => Sharing::Private,
             CacheSharing::Locked => Sharing::Locked,
         },
-        fresh: step.ignore_cache,
+        fresh,
         meta: Meta {
             description: format!(
                 "cached mount {} from exec {} with id {}",

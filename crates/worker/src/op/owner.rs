@@ -23,6 +23,7 @@ pub(crate) fn resolve(
     match &owner.user {
         Some(UserRef::ById(id)) => (uid, gid) = (*id, *id),
         Some(UserRef::ByName { name, input }) => {
+            refuse_empty(*input, "user")?;
             let text = read(&open(*input)?, "/etc/passwd")?;
             if let Some(fields) = line(&text, name) {
                 uid = number(&fields, 2);
@@ -34,12 +35,21 @@ pub(crate) fn resolve(
     match &owner.group {
         Some(UserRef::ById(id)) => gid = *id,
         Some(UserRef::ByName { name, input }) => {
+            refuse_empty(*input, "group")?;
             let text = read(&open(*input)?, "/etc/group")?;
             gid = line(&text, name).map_or(0, |fields| number(&fields, 2));
         }
         None => {}
     }
     Ok(Some((uid, gid)))
+}
+
+/// A name cannot be looked up where there is nothing, e.g. for `COPY --link` or on `scratch`.
+fn refuse_empty(input: ActionInput, what: &str) -> Result<(), Failure> {
+    match input {
+        ActionInput::Empty => Err(Failure::user(format!("invalid {what} index: -1"))),
+        ActionInput::Input(_) | ActionInput::Action(_) => Ok(()),
+    }
 }
 
 fn read(root: &RootDir, path: &str) -> Result<String, Failure> {

@@ -5,7 +5,7 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use llb::SecretMount;
-use sys::mount::{Bind, MountFd};
+use sys::mount::{Attr, Bind, MountFd};
 use sys::root::{Follow, RootDir};
 
 use crate::failure::{Class, Failure};
@@ -49,7 +49,8 @@ impl Secret {
     pub(crate) fn into_file(self, mount: &SecretMount) -> Result<MountFd, Failure> {
         let place = || -> std::io::Result<MountFd> {
             let size = (self.0.len() as u64).next_multiple_of(4096) + 4096;
-            let tmpfs = sys::mount::tmpfs(size, 0o700)?;
+            let flags = Attr::NOSUID | Attr::NODEV | Attr::NOEXEC;
+            let tmpfs = super::mounts::memory(size, 0o700, flags)?;
             let root = RootDir::from_fd(tmpfs.try_clone()?.into_fd());
             let path = Path::new("secret");
             let mut file = root.create(path, mount.mode & 0o777, true)?;

@@ -12,6 +12,9 @@ use tokio::task::JoinHandle;
 use crate::failure::{Class, Failure};
 use crate::sessions::Sessions;
 
+/// The name of the socket in the agent's directory.
+const SOCKET: &str = "agent.sock";
+
 /// A forwarded agent: as long as it lives, connections are served.
 pub(crate) struct Agent {
     pub(crate) mount: MountFd,
@@ -47,7 +50,7 @@ impl Agent {
         };
         let listen = || -> std::io::Result<(UnixListener, MountFd)> {
             // The directory is only for us; the socket in it has the mode that the step asks for.
-            let name = Path::new("agent.sock");
+            let name = Path::new(SOCKET);
             let parent = dir.parent().unwrap_or(Path::new("/"));
             let root = RootDir::open(parent)?;
             let own = dir.file_name().map(Path::new).unwrap_or(Path::new("ssh"));
@@ -84,6 +87,11 @@ impl Agent {
             server,
         }))
     }
+
+    /// The socket, for a process of the daemon's own.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.join(SOCKET)
+    }
 }
 
 impl Drop for Agent {
@@ -99,5 +107,5 @@ impl Drop for Agent {
 
 /// What is said when an agent that is needed is not there.
 pub(crate) fn missing(id: &str) -> Failure {
-    Failure::not_found(format!("unset ssh forward key {id}"))
+    Failure::not_found(format!("no SSH key {id:?} forwarded from the client"))
 }

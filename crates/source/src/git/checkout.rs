@@ -1,0 +1,198 @@
+//! From objects to files.
+
+use std::path::{Path, PathBuf};
+
+use sys::root::{FileKind, Follow, RootDir};
+
+use super::command::{Failed, Git, Network};
+use super::{GitPin, GitRequest, shown};
+use crate::error::GitError;
+
+/// Where the wanted directory is put while the others go.
+const ASIDE: &str = ".git-subdir";
+
+/// Puts the files of a commit into `target`.
+pub(super) async fn checkout(
+    request: &GitRequest,
+    pin: &GitPin,
+    objects: &Git<'_>,
+    target: &Path,
+) -> Result<(), GitError> {
+    let failed = |source| GitError::Checkout {
+        commit: pin.commit.clone(),
+        source,
+    };
+    let git = Git::in_files(target);
+    prepare(request, pin, objects, &git).await.map_err(failed)?;
+    let files = ["read-tree", "--reset", "-u", &pin.commit];
+    git.run(&files).await.map_err(failed)?;
+    let submodules = !request.skip_submodules && target.join(".gitmodules").exists();
+    if submodules {
+        let network = Network::of(request)?;
+        let git = Git::in_files(target).with(&network);
+        let update = [
+            "submodule",
+            "--quiet",
+            "update",
+            "--init",
+            "--recursive",
+            "--depth=1",
+        ];
+        git.run(&update).await.map_err(failed)?;
+    }
+    let changed = match request.commit_time {
+        true => Some(commit_time(objects, pin).await?),
+        false => None,
+    };
+    let (keep, subdir) = (request.keep_git_dir, request.subdir.clone());
+    let root = RootDir::open(target).map_err(GitError::Store)?;
+    let finish = move || finish(&root, keep, submodules, &subdir, changed);
+    tokio::task::spawn_blocking(finish)
+        .await
+        .map_err(|error| GitError::Store(std::io::Error::other(error)))?
+}
+
+/// A repository in `.git` that has the commit: with objects of its own if it is to stay.
+async fn prepare(
+    request: &GitRequest,
+    pin: &GitPin,
+    objects: &Git<'_>,
+    git: &Git<'_>,
+) -> Result<(), Failed> {
+    let mut init = vec!["init", "--quiet"];
+    if pin.commit.len() == super::SHA256_HEX {
+        init.push("--object-format=sha256");
+    }
+    git.run(&init).await?;
+    // Submodules may be named relative to it.
+    git.run(&["remote", "add", "origin", &shown(&request.url)])
+        .await?;
+    let store = objects.directory();
+    if request.keep_git_dir {
+        let from = format!("file://{}", store.display());
+        let kept = pin.kept();
+        let name = pin.reference.as_deref().unwrap_or("refs/drydock/fetched");
+        let spec = format!("+{kept}:{name}");
+        let fetch = [
+            "fetch",
+            "--quiet",
+            "-u",
+            "--depth=1",
+            "--no-tags",
+            "--",
+            &from,
+            &spec,
+        ];
+        git.run(&fetch).await?;
+        git.run(&["update-ref", "--no-deref", "HEAD", &pin.commit])
+            .await?;
+        // Says only where the daemon keeps its objects.
+        let fetched = git.directory().join(".git/FETCH_HEAD");
+        tokio::fs::remove_file(fetched)
+            .await
+            .map_err(Failed::Start)?;
+        if pin.reference.is_none() {
+            git.run(&["update-ref", "-d", name]).await?;
+        }
+        return Ok(());
+    }
+    let alternates = git.directory().join(".git/objects/info/alternates");
+    let store = store.join("objects");
+    let text = format!("{}\n", store.display());
+    tokio::fs::write(alternates, text)
+        .await
+        .map_err(Failed::Start)
+}
+
+async fn commit_time(objects: &Git<'_>, pin: &GitPin) -> Result<i64, GitError> {
+    let log = ["log", "-1", "--format=%ct", &pin.commit];
+    let text = objects
+        .run(&log)
+        .await
+        .map_err(|source| GitError::Checkout {
+            commit: pin.commit.clone(),
+            source,
+        })?;
+    let seconds: i64 = text.trim().parse().unwrap_or(0);
+    Ok(seconds.saturating_mul(1_000_000_000))
+}
+
+/// Takes away what is not wanted of a checkout.
+fn finish(
+    root: &RootDir,
+    keep: bool,
+    submodules: bool,
+    subdir: &str,
+    changed: Option<i64>,
+) -> Result<(), GitError> {
+    let top = Path::new("/");
+    if !keep {
+        root.remove_all(Path::new(".git"))
+            .map_err(GitError::Store)?;
+        if submodules {
+            // A repository cannot hold this name: they are those of submodules, and lead nowhere.
+            visit(root, top, &mut |path, _| match path.file_name() {
+                Some(name) if name == ".git" => root.remove_all(path),
+                _ => Ok(()),
+            })
+            .map_err(GitError::Store)?;
+        }
+    }
+    let inner = Path::new(subdir);
+    if inner
+        .components()
+        .any(|part| matches!(part, std::path::Component::Normal(_)))
+    {
+        pick(root, inner).map_err(|source| GitError::Subdir {
+            path: subdir.to_owned(),
+            source,
+        })?;
+    }
+    if let Some(changed) = changed {
+        visit(root, top, &mut |path, _| {
+            root.set_mtime(path, changed, Follow::No)
+        })
+        .and_then(|()| root.set_mtime(top, changed, Follow::No))
+        .map_err(GitError::Store)?;
+    }
+    Ok(())
+}
+
+/// Makes the content of `inner` all there is.
+fn pick(root: &RootDir, inner: &Path) -> std::io::Result<()> {
+    let aside = Path::new("/").join(ASIDE);
+    let wanted = root.read_dir(inner)?;
+    root.mkdir(&aside, 0o755)?;
+    for entry in wanted {
+        root.rename(&inner.join(&entry.name), &aside.join(&entry.name))?;
+    }
+    for entry in root.read_dir(Path::new("/"))? {
+        if entry.name != ASIDE {
+            root.remove_all(&Path::new("/").join(&entry.name))?;
+        }
+    }
+    for entry in root.read_dir(&aside)? {
+        root.rename(&aside.join(&entry.name), &Path::new("/").join(&entry.name))?;
+    }
+    root.rmdir(&aside)
+}
+
+/// Calls `act` for all below `top`, what is in a directory before the directory.
+fn visit(
+    root: &RootDir,
+    top: &Path,
+    act: &mut dyn FnMut(&Path, FileKind) -> std::io::Result<()>,
+) -> std::io::Result<()> {
+    let mut pending: Vec<(PathBuf, FileKind, bool)> = vec![(top.to_owned(), FileKind::Dir, false)];
+    while let Some((path, kind, entered)) = pending.pop() {
+        if kind == FileKind::Dir && !entered {
+            pending.push((path.clone(), kind, true));
+            for entry in root.read_dir(&path)? {
+                pending.push((path.join(&entry.name), entry.kind, false));
+            }
+        } else if path != top {
+            act(&path, kind)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,270 @@
+//! Running `git` so that only the request decides what it does.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::process::Command;
+
+use super::GitRequest;
+
+/// Output of git that is read; what comes after it is dropped.
+const MAX_OUTPUT: u64 = 16 << 20;
+/// What is kept of what it says about a failure.
+const MAX_ERROR: u64 = 64 << 10;
+/// What a remote repository, or one that is named in one, may be reached by.
+const PROTOCOLS: &str = "http:https:git:ssh";
+/// The proxies of the daemon hold for git, too.
+const INHERITED: [&str; 9] = [
+    "PATH",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "ALL_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "all_proxy",
+];
+/// Modes of files are what the repository says; git takes the umask off.
+const SCRIPT: &str = "umask 022 && exec git \"$@\"";
+
+/// Why a command of git failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failed {
+    /// There is no git, or it cannot be run.
+    #[error("failed to run git")]
+    Start(#[source] io::Error),
+    /// It said so.
+    #[error("git stderr:\n{stderr}: {status}")]
+    Exit {
+        /// What it said.
+        stderr: String,
+        /// How it ended.
+        status: Status,
+    },
+}
+
+/// How a program ended.
+#[derive(Debug)]
+pub struct Status(std::process::ExitStatus);
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.code() {
+            Some(code) => write!(f, "exit status {code}"),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
+/// What a command needs to reach other machines.
+pub(super) struct Network {
+    environment: Vec<(&'static str, String)>,
+    /// Settings, given by the environment: arguments can be seen by all users.
+    settings: Vec<(String, String)>,
+    /// Read by ssh as long as this lives.
+    _known_hosts: Option<KnownHosts>,
+}
+
+impl Network {
+    pub(super) fn of(request: &GitRequest) -> Result<Network, crate::error::GitError> {
+        let known_hosts = match request.known_hosts.as_str() {
+            "" => None,
+            text => Some(KnownHosts::write(text).map_err(crate::error::GitError::Store)?),
+        };
+        let mut ssh = "ssh -F /dev/null".to_owned();
+        match &known_hosts {
+            Some(file) => ssh.push_str(&format!(
+                " -o UserKnownHostsFile={} -o StrictHostKeyChecking=yes",
+                file.0.display()
+            )),
+            None => {
+                ssh.push_str(" -o UserKnownHostsFile=/dev/null -o StrictHostKeyChecking=no");
+            }
+        }
+        let mut environment = vec![
+            ("GIT_ALLOW_PROTOCOL", PROTOCOLS.to_owned()),
+            ("GIT_SSH_COMMAND", ssh),
+        ];
+        if let Some(agent) = &request.ssh_agent {
+            environment.push(("SSH_AUTH_SOCK", agent.display().to_string()));
+        }
+        let settings = request.authorization.iter().map(|value| {
+            let name = format!("http.{}.extraheader", scope(&request.url));
+            (name, format!("Authorization: {}", value.expose()))
+        });
+        Ok(Network {
+            environment,
+            settings: settings.collect(),
+            _known_hosts: known_hosts,
+        })
+    }
+}
+
+/// The URLs that a token is sent to: the repository's own, but all of a host that is known to have
+/// one for all its repositories, so that it serves for submodules as well.
+fn scope(url: &str) -> &str {
+    const SHARED: &str = "https://github.com/";
+    if url.starts_with(SHARED) { SHARED } else { url }
+}
+
+/// A file for ssh. Its name says nothing of what is in it, and is not used twice.
+struct KnownHosts(PathBuf);
+
+impl KnownHosts {
+    fn write(text: &str) -> io::Result<KnownHosts> {
+        use std::sync::atomic::{AtomicU64, Ordering};
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("drydock-known-hosts-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let mut file = std::fs::File::create_new(&path)?;
+        let file_guard = KnownHosts(path);
+        io::Write::write_all(&mut file, text.as_bytes())?;
+        Ok(file_guard)
+    }
+}
+
+impl Drop for KnownHosts {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Git, in a directory.
+pub(super) struct Git<'a> {
+    directory: Option<PathBuf>,
+    environment: Vec<(&'static str, PathBuf)>,
+    network: Option<&'a Network>,
+}
+
+impl Git<'static> {
+    /// In no repository.
+    pub(super) fn anywhere() -> Git<'static> {
+        Git {
+            directory: Some(PathBuf::from("/")),
+            environment: vec![("GIT_DIR", PathBuf::from("/dev/null"))],
+            network: None,
+        }
+    }
+
+    /// In a repository without files.
+    pub(super) fn in_repository(path: &Path) -> Git<'static> {
+        Git {
+            directory: Some(path.to_owned()),
+            environment: vec![("GIT_DIR", path.to_owned())],
+            network: None,
+        }
+    }
+
+    /// In the top directory of files whose repository is in `.git`.
+    pub(super) fn in_files(path: &Path) -> Git<'static> {
+        Git {
+            directory: Some(path.to_owned()),
+            // None above is looked for.
+            environment: vec![(
+                "GIT_CEILING_DIRECTORIES",
+                path.parent().unwrap_or(path).to_owned(),
+            )],
+            network: None,
+        }
+    }
+
+    /// Able to reach other machines.
+    pub(super) fn with(self, network: &Network) -> Git<'_> {
+        Git {
+            directory: self.directory,
+            environment: self.environment,
+            network: Some(network),
+        }
+    }
+}
+
+impl Git<'_> {
+    /// Where it works.
+    pub(super) fn directory(&self) -> &Path {
+        self.directory.as_deref().unwrap_or(Path::new("/"))
+    }
+
+    /// Runs a command and gives what it prints. Dropped, the command is killed.
+    pub(super) async fn run<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<String, Failed> {
+        let mut child = self.command(arguments).spawn().map_err(Failed::Start)?;
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let (stdout, stderr) = tokio::join!(read(stdout, MAX_OUTPUT), read(stderr, MAX_ERROR));
+        let status = child.wait().await.map_err(Failed::Start)?;
+        if status.success() {
+            return Ok(stdout);
+        }
+        Err(Failed::Exit {
+            stderr,
+            status: Status(status),
+        })
+    }
+
+    fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command
+            .args(["-c", SCRIPT, "git"])
+            .args(arguments)
+            .current_dir(self.directory())
+            .env_clear()
+            .envs(
+                INHERITED
+                    .iter()
+                    .filter_map(|name| Some((name, std::env::var_os(name)?))),
+            )
+            .env("HOME", "/dev/null")
+            .env("LC_ALL", "C")
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_TERMINAL_PROMPT", "0")
+            .env("GIT_ADVICE", "0")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let mut settings = vec![
+            ("init.defaultBranch", "master"),
+            ("core.logAllRefUpdates", "false"),
+            ("gc.auto", "0"),
+            ("maintenance.auto", "false"),
+            ("advice.detachedHead", "false"),
+            // Directories of ours, whoever the daemon runs as.
+            ("safe.directory", "*"),
+        ];
+        if let Some(network) = self.network {
+            command.envs(
+                network
+                    .environment
+                    .iter()
+                    .map(|(name, value)| (name, value)),
+            );
+            let more = network.settings.iter();
+            settings.extend(more.map(|(name, value)| (name.as_str(), value.as_str())));
+        }
+        command.env("GIT_CONFIG_COUNT", settings.len().to_string());
+        for (number, (name, value)) in settings.into_iter().enumerate() {
+            command
+                .env(format!("GIT_CONFIG_KEY_{number}"), name)
+                .env(format!("GIT_CONFIG_VALUE_{number}"), value);
+        }
+        command
+    }
+}
+
+/// Reads all, and keeps the first `limit` bytes.
+async fn read(from: Option<impl AsyncRead + Unpin>, limit: u64) -> String {
+    let Some(mut from) = from else {
+        return String::new();
+    };
+    let mut kept = Vec::new();
+    // A pipe that breaks is one that ends.
+    let _ = (&mut from).take(limit).read_to_end(&mut kept).await;
+    let _ = tokio::io::copy(&mut from, &mut tokio::io::sink()).await;
+    String::from_utf8_lossy(&kept).into_owned()
+}

@@ -1,0 +1,205 @@
+//! Git sources.
+
+use std::os::fd::AsRawFd as _;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use llb::{SourceOp, SshMount};
+use oci::Digest;
+use refs::{Meta, MutableOptions, RecordType, Ref, Sharing};
+use source::{GitError, GitPin, GitRequest};
+use sys::root::RootDir;
+
+use crate::failure::{Class, Failure, blocking, chain};
+use crate::op::ssh::{self, Agent};
+use crate::sessions::Sessions;
+use crate::state::Shared;
+
+/// Commits whose ids are remembered until they are checked out.
+const MAX_PINS: usize = 1024;
+/// Who may use the socket of an agent: only the daemon, for which it is made.
+const AGENT_MODE: u32 = 0o600;
+
+/// Finds out which commit a source op stands for.
+pub(crate) async fn pin(
+    shared: &Shared,
+    op: &SourceOp,
+    sessions: &Sessions,
+) -> Result<GitPin, Failure> {
+    let (request, _agent) = request(shared, op, sessions).await?;
+    let pin = request.pin().await.map_err(failed)?;
+    if shared.git_pins.len() >= MAX_PINS {
+        shared.git_pins.clear();
+    }
+    shared.git_pins.insert(pin.id, pin.clone());
+    Ok(pin)
+}
+
+/// Brings in the files of a source op that was pinned to `id`.
+pub(crate) async fn realize(
+    shared: &Shared,
+    op: &SourceOp,
+    id: Digest,
+    sessions: &Sessions,
+) -> Result<Ref, Failure> {
+    let (request, _agent) = request(shared, op, sessions).await?;
+    let known = shared.git_pins.get(&id).map(|pin| pin.clone());
+    let pin = match known {
+        Some(pin) => pin,
+        None => request.pin().await.map_err(failed)?,
+    };
+    if pin.id != id {
+        return Err(crate::op::vanished(&format!("commit of {}", op.identifier)));
+    }
+    let meta = |description, record_type| Meta {
+        description,
+        record_type,
+        created: SystemTime::now(),
+    };
+    let repository = shared
+        .refs
+        .mutable(MutableOptions {
+            key: format!("git repository {}", request.url),
+            base: None,
+            sharing: Sharing::Locked,
+            fresh: false,
+            meta: meta(
+                format!("shared git repo for {}", op.identifier),
+                RecordType::GitCheckout,
+            ),
+        })
+        .await
+        .map_err(Failure::host)?;
+    let objects = repository.fs().map_err(Failure::host)?;
+    let snapshots = shared.refs.snapshots().clone();
+    let active = blocking(move || snapshots.prepare(&[]).map_err(Failure::host)).await?;
+    let files = active.fs().map_err(Failure::host)?;
+    request
+        .checkout(&pin, &path(&objects)?, &path(&files)?)
+        .await
+        .map_err(failed)?;
+    let refs = shared.refs.clone();
+    let meta = meta(
+        format!("git snapshot for {}", op.identifier),
+        RecordType::Regular,
+    );
+    blocking(move || {
+        let layer = vec![refs::LayerSpec::New(active)];
+        refs.put_layers(id, layer, meta).map_err(Failure::host)
+    })
+    .await
+}
+
+/// The path of a directory of ours, for a program that is given it.
+fn path(root: &RootDir) -> Result<PathBuf, Failure> {
+    let link = format!("/proc/self/fd/{}", root.as_fd().as_raw_fd());
+    std::fs::read_link(link).map_err(Failure::host)
+}
+
+fn failed(error: GitError) -> Failure {
+    let class = match error.class() {
+        registry::Class::Host => Class::Host,
+        _ => Class::User,
+    };
+    Failure::new(class, chain(&error))
+}
+
+/// What the op asks for, and the agent that must live as long as git is used.
+async fn request(
+    shared: &Shared,
+    op: &SourceOp,
+    sessions: &Sessions,
+) -> Result<(GitRequest, Option<Agent>), Failure> {
+    let attr = |key: &str| op.attrs.get(key).cloned().unwrap_or_default();
+    let flag = |key: &str| attr(key) == "true";
+    let rest = op.identifier.strip_prefix("git://").unwrap_or_default();
+    let (host_path, fragment) = rest.split_once('#').unwrap_or((rest, ""));
+    let (reference, subdir) = fragment.split_once(':').unwrap_or((fragment, ""));
+    let url = match attr("git.fullurl") {
+        full if full.is_empty() => format!("https://{host_path}"),
+        full => full,
+    };
+    for key in op.attrs.keys() {
+        if key.starts_with("git.sig.") || key.ends_with("bundle") {
+            return Err(Failure::user(format!(
+                "{key} is not supported for git sources by this worker"
+            )));
+        }
+    }
+    let agent = match attr("git.mountsshsock") {
+        id if id.is_empty() => None,
+        id => Some(agent(shared, &id, sessions).await?),
+    };
+    let request = GitRequest {
+        authorization: authorization(&url, op, sessions).await?,
+        url,
+        reference: reference.to_owned(),
+        subdir: subdir.to_owned(),
+        keep_git_dir: flag("git.keepgitdir"),
+        checksum: attr("git.checksum"),
+        fetch_by_commit: flag("git.fetchbycommit"),
+        skip_submodules: flag("git.skipsubmodules"),
+        commit_time: attr("git.mtime") == "commit",
+        known_hosts: attr("git.knownsshhosts"),
+        ssh_agent: agent.as_ref().map(Agent::socket),
+    };
+    Ok((request, agent))
+}
+
+async fn agent(shared: &Shared, id: &str, sessions: &Sessions) -> Result<Agent, Failure> {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let dir = shared.options.state_dir.join(format!("git-ssh-{number}"));
+    let mount = SshMount {
+        id: id.to_owned(),
+        uid: 0,
+        gid: 0,
+        mode: AGENT_MODE,
+        optional: false,
+    };
+    let agent = Agent::forward(sessions, &mount, dir).await?;
+    agent.ok_or_else(|| ssh::missing(id))
+}
+
+/// What the client has for the repository: under the names that the op gives, those for the host
+/// first (BuildKit: `source/git/source.go`).
+async fn authorization(
+    url: &str,
+    op: &SourceOp,
+    sessions: &Sessions,
+) -> Result<Option<registry::Secret>, Failure> {
+    let Some(("http" | "https", rest)) = url.split_once("://") else {
+        return Ok(None);
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let name = |key: &str| op.attrs.get(key).filter(|name| !name.is_empty());
+    let header = name("git.authheadersecret").map(|name| (name, false));
+    let token = name("git.authtokensecret").map(|name| (name, true));
+    let names: Vec<_> = [header, token].into_iter().flatten().collect();
+    let of_host = names
+        .iter()
+        .map(|(name, token)| (format!("{name}.{host}"), *token));
+    let of_all = names.iter().map(|(name, token)| ((*name).clone(), *token));
+    for (name, token) in of_host.chain(of_all) {
+        let answer = sessions.first(|calls| {
+            let name = name.clone();
+            async move { calls.secret(&name).await.map_err(Failure::from) }
+        });
+        // A client without secrets, or none at all: a public repository needs none.
+        let Ok(value) = answer.await else { continue };
+        let value = String::from_utf8_lossy(&value).trim().to_owned();
+        let value = match token {
+            true => format!(
+                "basic {}",
+                STANDARD.encode(format!("x-access-token:{value}"))
+            ),
+            false => value,
+        };
+        return Ok(Some(registry::Secret::new(value)));
+    }
+    Ok(None)
+}

@@ -1,0 +1,216 @@
+//! Files from git repositories.
+
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use crate::fixture::{Fixture, eventually, run, tool};
+
+/// Served repositories: `repo`, and `inner`, which it has as a submodule.
+struct Served {
+    daemon: Child,
+    url: String,
+    /// The commit that the tag `v1` is for, and the one at the end of `main`.
+    commits: [String; 2],
+}
+
+impl Served {
+    fn start(directory: &Path) -> Served {
+        let inner = directory.join("inner");
+        commit(&inner, &[("inside", "inner")], "one");
+        let repository = directory.join("repo");
+        commit(
+            &repository,
+            &[("README", "one"), ("dir/deep/file", "deep")],
+            "one",
+        );
+        let add = ["submodule", "--quiet", "add", "../inner", "sub"];
+        let files = ["-c", "protocol.file.allow=always"];
+        git(&repository, &[&files[..], &add].concat());
+        git(&repository, &["commit", "-q", "-m", "with a submodule"]);
+        git(&repository, &["tag", "-a", "-m", "first", "v1"]);
+        let first = git(&repository, &["rev-parse", "HEAD"]);
+        git(&repository, &["branch", "side/branch"]);
+        commit(&repository, &[("README", "two")], "two");
+        let last = git(&repository, &["rev-parse", "HEAD"]);
+        let served = directory.join("served");
+        std::fs::create_dir(&served).unwrap();
+        for name in ["inner", "repo"] {
+            let (from, to) = (directory.join(name), served.join(name));
+            let (from, to) = (from.to_str().unwrap(), to.to_str().unwrap());
+            git(directory, &["clone", "-q", "--bare", from, to]);
+            let any = ["config", "uploadpack.allowAnySHA1InWant", "true"];
+            git(&served.join(name), &any);
+        }
+        let port = TcpListener::bind("127.0.0.1:0")
+            .and_then(|listener| listener.local_addr())
+            .unwrap()
+            .port();
+        let daemon = Command::new("git")
+            .args([
+                "daemon",
+                "--export-all",
+                "--reuseaddr",
+                "--listen=127.0.0.1",
+            ])
+            .arg(format!("--port={port}"))
+            .arg(format!("--base-path={}", served.display()))
+            .env("GIT_CONFIG_COUNT", "1")
+            .env("GIT_CONFIG_KEY_0", "safe.directory")
+            .env("GIT_CONFIG_VALUE_0", "*")
+            .stderr(Stdio::null())
+            // What it starts ends with it.
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        eventually("git answers", || {
+            TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        Served {
+            daemon,
+            url: format!("git://127.0.0.1:{port}/repo"),
+            commits: [first, last],
+        }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let group = Pid::from_raw(i32::try_from(self.daemon.id()).unwrap());
+        let _ = killpg(group, Signal::SIGKILL);
+        let _ = self.daemon.wait();
+    }
+}
+
+fn git(directory: &Path, arguments: &[&str]) -> String {
+    let mut command = Command::new("git");
+    for role in ["AUTHOR", "COMMITTER"] {
+        command
+            .env(format!("GIT_{role}_NAME"), "name")
+            .env(format!("GIT_{role}_EMAIL"), "mail")
+            .env(format!("GIT_{role}_DATE"), "1577836800 +0000");
+    }
+    command
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .arg("-C")
+        .arg(directory)
+        .args(arguments);
+    run(&mut command).ok().to_owned()
+}
+
+fn commit(directory: &Path, files: &[(&str, &str)], message: &str) {
+    for (path, content) in files {
+        let path = directory.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+    if !directory.join(".git").exists() {
+        git(directory, &["init", "-q", "-b", "main"]);
+    }
+    git(directory, &["add", "-A"]);
+    git(directory, &["commit", "-q", "-m", message]);
+}
+
+#[test]
+fn references_of_all_kinds_are_checked_out() {
+    let fixture = Fixture::new();
+    let served = Served::start(fixture.scratch());
+    let (url, [first, last]) = (&served.url, &served.commits);
+    fixture.dockerfile(&format!(
+        "FROM scratch\n\
+         ADD {url} /default/\n\
+         ADD {url}#side/branch /branch/\n\
+         ADD {url}#v1 /tag/\n\
+         ADD {url}#{first} /commit/\n\
+         ADD {url}#main:dir/deep /subdir/\n\
+         ADD --checksum={last} {url}#main /checked/\n\
+         ADD {url}?tag=v1&submodules=false /query/\n"
+    ));
+    let files = fixture.files(&[]);
+    for (path, content) in [
+        ("default/README", "two"),
+        ("branch/README", "one"),
+        ("tag/README", "one"),
+        ("commit/README", "one"),
+        ("subdir/file", "deep"),
+        ("checked/README", "two"),
+        ("default/sub/inside", "inner"),
+        ("commit/sub/inside", "inner"),
+    ] {
+        assert_eq!(files.text(path), content, "{path}");
+    }
+    assert_eq!(files.names("subdir"), ["file"]);
+    assert_eq!(files.names("tag"), [".gitmodules", "README", "dir", "sub"]);
+    assert!(!files.has("default/.git") && !files.has("default/sub/.git"));
+    assert!(!files.has("query/sub/inside"));
+}
+
+#[test]
+fn a_kept_repository_can_be_used() {
+    let fixture = Fixture::new();
+    let served = Served::start(fixture.scratch());
+    let (url, [first, _]) = (&served.url, &served.commits);
+    fixture.dockerfile(&format!(
+        "FROM scratch\nADD --keep-git-dir=true {url}#v1 /\n"
+    ));
+    let files = fixture.files(&[]);
+    let directory = files.path(".");
+    tool("chown", &["-R", "0:0", directory.to_str().unwrap()]);
+    assert_eq!(&git(&directory, &["rev-parse", "HEAD"]), first);
+    assert_eq!(git(&directory, &["describe", "--tags"]), "v1");
+    assert_eq!(git(&directory, &["remote", "get-url", "origin"]), *url);
+    assert_eq!(
+        git(
+            &directory,
+            &["status", "--porcelain", "--ignore-submodules"]
+        ),
+        ""
+    );
+}
+
+#[test]
+fn an_unchanged_commit_is_not_checked_out_again() {
+    let fixture = Fixture::new();
+    let served = Served::start(fixture.scratch());
+    fixture.dockerfile(&format!(
+        "FROM busybox\nADD {}#v1 /src\nRUN cat /src/README\n",
+        served.url
+    ));
+    assert_eq!(fixture.build(&[]).step("cat").log.trim(), "one");
+    let again = fixture.build(&[]);
+    assert!(again.executed().is_empty(), "{:?}", again.executed());
+}
+
+#[test]
+fn what_a_repository_does_not_have_is_said() {
+    let fixture = Fixture::new();
+    let served = Served::start(fixture.scratch());
+    let (url, [first, last]) = (&served.url, &served.commits);
+    for (source, said) in [
+        (
+            format!("{url}#nosuch"),
+            "repository does not contain ref nosuch".to_owned(),
+        ),
+        (
+            format!("{url}#main:nosuch"),
+            "invalid subdir nosuch".to_owned(),
+        ),
+        (
+            format!("{url}.gone"),
+            "error fetching default branch for repository".to_owned(),
+        ),
+        (
+            format!("--checksum={first} {url}#main"),
+            format!("expected checksum to match {first}, got {last}"),
+        ),
+    ] {
+        fixture.dockerfile(&format!("FROM scratch\nADD {source} /x/\n"));
+        let build = fixture.build(&[]);
+        let error = build.ran.err();
+        assert!(error.contains(&said), "{source}: {error}");
+    }
+}
