@@ -51,14 +51,14 @@ pub enum UserError {
 /// `/etc/passwd` and those of `/etc/group` that list the name.
 pub fn lookup(root: &RootDir, user: &str) -> Result<UserIds, UserError> {
     let (name, group) = user.split_once(':').unwrap_or((user, ""));
-    let number = |text: &str| {
+    let direct = |text: &str| {
         if text == "root" {
             Some(0)
         } else {
-            text.parse::<u32>().ok()
+            number(text)
         }
     };
-    if let (Some(uid), Some(gid)) = (number(name), number(group)) {
+    if let (Some(uid), Some(gid)) = (direct(name), direct(group)) {
         let (uid, gid) = (in_range(uid)?, in_range(gid)?);
         return Ok(UserIds {
             uid,
@@ -68,8 +68,8 @@ pub fn lookup(root: &RootDir, user: &str) -> Result<UserIds, UserError> {
         });
     }
     let name = if name.is_empty() { "0" } else { name };
-    let uid = name.parse::<u32>().ok();
-    let wanted = |entry: &Passwd| uid.map_or(entry.name == name, |uid| entry.uid == uid);
+    let uid = number(name);
+    let wanted = |entry: &Passwd| uid.map_or(entry.name == name, |uid| i64::from(entry.uid) == uid);
     let found = passwd(root)?.find(wanted);
     let mut ids = match (&found, uid) {
         (Some(entry), _) => UserIds {
@@ -101,8 +101,8 @@ pub fn lookup(root: &RootDir, user: &str) -> Result<UserIds, UserError> {
 }
 
 fn find_group(root: &RootDir, group: &str) -> Result<u32, UserError> {
-    let gid = group.parse::<u32>().ok();
-    let wanted = |entry: &Group| gid.map_or(entry.name == group, |gid| entry.gid == gid);
+    let gid = number(group);
+    let wanted = |entry: &Group| gid.map_or(entry.name == group, |gid| i64::from(entry.gid) == gid);
     match (groups(root)?.find(wanted), gid) {
         (Some(entry), _) => Ok(entry.gid),
         (None, Some(gid)) => in_range(gid),
@@ -110,11 +110,15 @@ fn find_group(root: &RootDir, group: &str) -> Result<u32, UserError> {
     }
 }
 
-fn in_range(id: u32) -> Result<u32, UserError> {
-    if id <= MAX_ID {
-        Ok(id)
-    } else {
-        Err(UserError::Range)
+/// `text` as a number, which may be no id.
+fn number(text: &str) -> Option<i64> {
+    text.parse().ok()
+}
+
+fn in_range(id: i64) -> Result<u32, UserError> {
+    match u32::try_from(id) {
+        Ok(id) if id <= MAX_ID => Ok(id),
+        Ok(_) | Err(_) => Err(UserError::Range),
     }
 }
 

@@ -221,7 +221,10 @@ impl<'a> Extractor<'a> {
                     return Ok(false);
                 }
                 let link = |dir: &RootDir, name: &Path| dir.hard_link_from(self.root, target, name);
-                Ok(create(dir, name, link)?.1)
+                let ((), replaced) = create(dir, name, link)?;
+                // The file is what its last name says of it, as Docker has it.
+                self.finish_by_name(entry)?;
+                Ok(replaced)
             }
             Kind::Symlink(target) => {
                 let link = |dir: &RootDir, name: &Path| dir.symlink(target, name);
@@ -393,6 +396,7 @@ impl<'a> Extractor<'a> {
         }
         match header.kind {
             Kind::Symlink(_) => Ok(()),
+            Kind::HardLink(_) if dir.stat(name, Follow::No)?.kind == FileKind::Symlink => Ok(()),
             _ => dir.chmod(name, header.mode),
         }
     }

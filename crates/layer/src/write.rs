@@ -160,8 +160,8 @@ impl Times {
 
     fn given(self) -> Option<i64> {
         match self {
-            Times::Own => None,
-            Times::Clamp(time) | Times::Set(time) => Some(time),
+            Times::Own | Times::Clamp(_) => None,
+            Times::Set(time) => Some(time),
         }
     }
 }

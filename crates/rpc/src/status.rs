@@ -177,10 +177,10 @@ impl std::error::Error for Failure {}
 /// An error and all its causes in one line, as BuildKit writes them: `outer: inner: innermost`.
 #[must_use]
 pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+    let mut text = plain(error);
     let mut source = error.source();
     while let Some(cause) = source {
-        let cause_text = cause.to_string();
+        let cause_text = plain(cause);
         if !text.ends_with(&cause_text) {
             text.push_str(": ");
             text.push_str(&cause_text);
@@ -190,9 +190,27 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// What an error says, without the number that the standard library puts behind what the kernel
+/// says: it helps nobody who reads it.
+fn plain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    if let Some(at) = text.rfind(" (os error ")
+        && text.ends_with(')')
+    {
+        text.truncate(at);
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_of_the_kernel_are_left_out() {
+        let error = std::io::Error::from_raw_os_error(2);
+        assert_eq!(chain(&error), "No such file or directory");
+    }
 
     fn survives(detail: Detail) -> Detail {
         let failure = Failure::new(Code::Unknown, "broken").with(detail);

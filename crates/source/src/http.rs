@@ -275,8 +275,7 @@ impl Http {
             name: name.clone(),
             perm: request.perm.unwrap_or(DEFAULT_PERM),
             owner: (request.uid, request.gid),
-            // A checksum is an identity of its own, whatever the server says of times.
-            last_modified: last_modified.filter(|_| request.checksum.is_none()),
+            last_modified,
         };
         let snapshots = self.snapshots.clone();
         let writer = tokio::task::spawn_blocking(move || file.write(&snapshots, reader));
@@ -323,6 +322,7 @@ impl Http {
                 want,
             });
         }
+        // A checksum is an identity of its own, whatever the server says of times.
         let last_modified = last_modified.filter(|_| request.checksum.is_none());
         Ok((request.pin(name, digest, last_modified), active))
     }

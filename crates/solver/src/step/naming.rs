@@ -248,8 +248,7 @@ impl Job {
             }
             Err(error) => {
                 // BuildKit: `solver/edge.go`.
-                let error = error.while_doing("failed to compute cache key");
-                self.fail_naming_at(vertex, error, shared);
+                self.fail_naming_at(vertex, error, Some("failed to compute cache key"), shared);
             }
         }
     }
@@ -296,8 +295,7 @@ impl Job {
                 self.named_with(vertex, ids[0], ids, shared);
             }
             Err(error) => {
-                let error = error.while_doing("failed to load cache key");
-                self.fail_naming_at(vertex, error, shared);
+                self.fail_naming_at(vertex, error, Some("failed to load cache key"), shared);
             }
         }
     }
@@ -340,7 +338,7 @@ impl Job {
                 }
                 return self.begin_content(vertex, shared);
             }
-            Err(error) => return self.fail_naming_at(vertex, error, shared),
+            Err(error) => return self.fail_naming_at(vertex, error, None, shared),
         };
         self.loaded += 1;
         if self.loaded > MAX_LOADED {
@@ -348,7 +346,7 @@ impl Job {
                 ErrorClass::User,
                 format!("more than {MAX_LOADED} definitions were loaded from results"),
             );
-            return self.fail_naming_at(vertex, error, shared);
+            return self.fail_naming_at(vertex, error, None, shared);
         }
         let slot = self.add_graph(&graph, &durations, shared);
         let inner = self.slot(slot).vertex;
@@ -357,7 +355,7 @@ impl Job {
                 ErrorClass::User,
                 "a definition builds on the op that loads it",
             );
-            return self.fail_naming_at(vertex, error, shared);
+            return self.fail_naming_at(vertex, error, None, shared);
         }
         self.stand_for(vertex, slot);
         if self.v(inner).naming == Naming::Named {
@@ -455,19 +453,29 @@ impl Job {
     }
 
     /// The vertex itself is why it cannot be named.
-    fn fail_naming_at(&mut self, vertex: VertexIx, error: OpError, shared: &mut Shared) {
+    /// The vertex shows the error as it is; the build also learns what it was wanted for.
+    fn fail_naming_at(
+        &mut self,
+        vertex: VertexIx,
+        error: OpError,
+        doing: Option<&str>,
+        shared: &mut Shared,
+    ) {
         let digest = self.v(vertex).digest();
-        let error = SolveError::at(digest, error);
         if self.v(vertex).kind != Kind::Source {
             shared.tell(self.no, digest, News::Started);
         }
         let news = News::Completed {
             cached: false,
-            error: Some(error.error.clone()),
+            error: Some(std::sync::Arc::new(error.clone())),
         };
         shared.tell(self.no, digest, news);
         self.v_mut(vertex).told = Told::Completed;
-        self.name_failed(vertex, error, shared);
+        let error = match doing {
+            Some(doing) => error.while_doing(doing),
+            None => error,
+        };
+        self.name_failed(vertex, SolveError::at(digest, error), shared);
     }
 
     /// Stops what is done for a name, whatever it is.
