@@ -99,7 +99,9 @@ impl Shared {
     /// Takes a graph into the build: checks what it asks for and remembers where it is written.
     /// Answers the graph with the sources that the policies want.
     pub(crate) fn admit(&self, graph: Arc<llb::Graph>) -> Result<Arc<llb::Graph>, FrontendError> {
-        let invalid = |error: BuildError| FrontendError::invalid(error.message);
+        let invalid = |error: BuildError| {
+            FrontendError::invalid(format!("failed to load LLB: {}", error.message))
+        };
         self.entitlements.check(&graph).map_err(invalid)?;
         let graph = if self.policies.is_empty() {
             graph
