@@ -38,11 +38,6 @@ pub(crate) fn build_request(
             "invalid solve request: more than {MAX_ENTRIES} frontend options"
         )));
     }
-    if !request.source_policy_session.is_empty() {
-        return Err(BuildError::user(
-            "this daemon does not ask a client's session about sources; give the policy in a file",
-        ));
-    }
     let policies = request.source_policy.take().map(policy::read);
     let policies = policies.transpose()?.into_iter().collect();
     let entitlements = Entitlements::grant(&request.entitlements, allowed)?;
@@ -60,6 +55,7 @@ pub(crate) fn build_request(
         cache_exports,
         entitlements,
         policies,
+        policy_session: request.source_policy_session,
     })
 }
 

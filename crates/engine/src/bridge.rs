@@ -28,6 +28,9 @@ const IMAGE: &str = "docker-image://";
 /// How deep frontends may call frontends (`# syntax=` inside `# syntax=`).
 const MAX_DEPTH: usize = 8;
 
+/// How often a client may ask for more before it judges a source (BuildKit: `llbsolver/policy.go`).
+const MAX_QUESTIONS: usize = 10;
+
 /// What all frontends of one build share.
 pub(crate) struct Shared {
     pub(crate) build_ref: String,
@@ -39,6 +42,7 @@ pub(crate) struct Shared {
     policies: Vec<Policy>,
     /// The first frontend that was called, and what it was told.
     pub(crate) called: OnceLock<(String, BTreeMap<String, String>)>,
+    verifier: Option<gateway::Verifier>,
     pub(crate) sources: Arc<SourceMaps>,
     pub(crate) imports: Imports,
     images: Mutex<HashMap<ImageQuery, Arc<OnceCell<worker_client::ResolvedImage>>>>,
@@ -56,6 +60,7 @@ struct ImageQuery {
 impl Shared {
     pub(crate) fn new(
         request: &BuildRequest,
+        verifier: Option<gateway::Verifier>,
         job: solver::Job,
         worker: Worker,
         log: Arc<Log>,
@@ -70,6 +75,7 @@ impl Shared {
             entitlements: request.entitlements,
             policies: request.policies.clone(),
             called: OnceLock::new(),
+            verifier,
             sources: Arc::default(),
             imports,
             images: Mutex::default(),
@@ -98,41 +104,81 @@ impl Shared {
 
     /// Takes a graph into the build: checks what it asks for and remembers where it is written.
     /// Answers the graph with the sources that the policies want.
-    pub(crate) fn admit(&self, graph: Arc<llb::Graph>) -> Result<Arc<llb::Graph>, FrontendError> {
+    pub(crate) async fn admit(
+        &self,
+        graph: Arc<llb::Graph>,
+    ) -> Result<Arc<llb::Graph>, FrontendError> {
         let invalid = |error: BuildError| {
             FrontendError::invalid(format!("failed to load LLB: {}", error.message))
         };
         self.entitlements.check(&graph).map_err(invalid)?;
-        let graph = if self.policies.is_empty() {
+        let graph = if self.policies.is_empty() && self.verifier.is_none() {
             graph
         } else {
-            let changed = graph.map_sources(|_, source| policy::apply(&self.policies, source));
-            let changed = changed.map_err(|error| {
-                let message = &error.message;
-                FrontendError::invalid(format!(
-                    "failed to load LLB: error evaluating the source policy: {message}"
-                ))
-            })?;
-            Arc::new(changed)
+            let mut changed = HashMap::new();
+            for vertex in graph.vertices() {
+                if let llb::OpKind::Source(source) = &vertex.op().kind {
+                    let platform = vertex.op().platform.as_ref();
+                    let wanted = self.wanted(source.clone(), platform).await;
+                    let wanted = wanted.map_err(|error| {
+                        error.within("failed to load LLB: error evaluating the source policy")
+                    })?;
+                    changed.insert(vertex.digest(), wanted);
+                }
+            }
+            let mut wanted = |vertex: &llb::Vertex| changed.remove(&vertex.digest());
+            let graph = graph.map_sources(|vertex, _| Ok::<_, FrontendError>(wanted(vertex)))?;
+            Arc::new(graph)
         };
         self.sources.remember(&graph);
         Ok(graph)
     }
 
-    /// What the policies want in the place of a source that is looked up.
-    fn allowed(&self, source: llb::SourceOp) -> Result<llb::SourceOp, FrontendError> {
-        match policy::apply(&self.policies, &source) {
-            Ok(changed) => Ok(changed.unwrap_or(source)),
-            Err(error) => Err(FrontendError::invalid(format!(
-                "could not resolve image due to policy: {}",
-                error.message
-            ))),
+    /// What the policies want in the place of a source, then what a client wants that judges it.
+    async fn wanted(
+        &self,
+        mut source: llb::SourceOp,
+        platform: Option<&Platform>,
+    ) -> Result<llb::SourceOp, FrontendError> {
+        let by_rules = |source: llb::SourceOp| {
+            let changed = policy::apply(&self.policies, &source);
+            let changed = changed.map_err(|error| FrontendError::invalid(error.message))?;
+            Ok::<_, FrontendError>(changed.unwrap_or(source))
+        };
+        source = by_rules(source)?;
+        let Some(verifier) = &self.verifier else {
+            return Ok(source);
+        };
+        let mut known = None;
+        for _ in 0..MAX_QUESTIONS {
+            match verifier.judge(&source, platform, known.take()).await? {
+                gateway::Verdict::Allow => return Ok(source),
+                gateway::Verdict::Convert(other) => source = by_rules(other)?,
+                gateway::Verdict::Resolve(ask, no_config) => {
+                    known = Some((self.pinned(*ask).await?, no_config));
+                }
+            }
         }
+        Err(FrontendError::invalid("too many policy requests"))
+    }
+
+    /// What the policies want in the place of a source that is looked up.
+    async fn allowed(
+        &self,
+        source: llb::SourceOp,
+        platform: Option<&Platform>,
+    ) -> Result<llb::SourceOp, FrontendError> {
+        let wanted = self.wanted(source, platform).await;
+        wanted.map_err(|error| error.within("could not resolve image due to policy"))
     }
 
     /// The reference of the image that the policies want in the place of `reference`.
-    fn allowed_image(&self, reference: String) -> Result<String, FrontendError> {
-        if self.policies.is_empty() {
+    async fn allowed_image(
+        &self,
+        reference: String,
+        platform: Option<&Platform>,
+    ) -> Result<String, FrontendError> {
+        if self.policies.is_empty() && self.verifier.is_none() {
             return Ok(reference);
         }
         let full = full_name(&reference);
@@ -140,10 +186,9 @@ impl Shared {
             identifier: format!("{IMAGE}{full}"),
             attrs: BTreeMap::new(),
         };
-        let source = self.allowed(source).map_err(|error| {
-            FrontendError::invalid(format!(
-                "failed to resolve source metadata for {full}: {error}"
-            ))
+        let source = self.allowed(source, platform).await;
+        let source = source.map_err(|error| {
+            error.within(&format!("failed to resolve source metadata for {full}"))
         })?;
         match source.identifier.strip_prefix(IMAGE) {
             Some(changed) if changed == full => Ok(reference),
@@ -153,6 +198,49 @@ impl Shared {
                 source.identifier
             ))),
         }
+    }
+
+    /// What pins a source, as it is asked for.
+    async fn pinned(&self, request: ResolveSource) -> Result<ResolvedSource, FrontendError> {
+        let attr = |key: &str| request.attrs.get(key).cloned().unwrap_or_default();
+        let (reference, layout) = match request.identifier.split_once("://") {
+            Some(("docker-image", reference)) => (reference.to_owned(), None),
+            Some(("oci-layout", reference)) => {
+                let layout = LayoutStore {
+                    session: attr("oci.session"),
+                    store: attr("oci.store"),
+                };
+                (reference.to_owned(), Some(self.own_session(layout)))
+            }
+            _ => {
+                return Err(FrontendError::Unsupported(format!(
+                    "source {} cannot be resolved before it is built",
+                    request.identifier
+                )));
+            }
+        };
+        let query = ImageQuery {
+            reference,
+            platform: request.platform,
+            mode: mode(request.mode),
+            layout,
+        };
+        let image = self.resolve(query, &request.log_name).await?;
+        Ok(ResolvedSource {
+            identifier: request.identifier,
+            attrs: request.attrs,
+            image_digest: Some(image.digest),
+            image_config: Some(image.config),
+            ..ResolvedSource::default()
+        })
+    }
+
+    /// A layout, in the build's own session unless it names another.
+    fn own_session(&self, mut layout: LayoutStore) -> LayoutStore {
+        if layout.session.is_empty() {
+            layout.session.clone_from(&self.session);
+        }
+        layout
     }
 
     async fn resolve(
@@ -278,7 +366,7 @@ impl Bridge for BuildBridge {
     }
 
     async fn solve(&self, request: SolveGraph) -> Result<ResultRef, FrontendError> {
-        let graph = self.shared.admit(request.graph)?;
+        let graph = self.shared.admit(request.graph).await?;
         self.shared.imports.add_all(request.cache_imports);
         let result = ResultRef {
             id: self.shared.job.name_of(&graph),
@@ -346,11 +434,16 @@ impl Bridge for BuildBridge {
         let query = ImageQuery {
             reference: match request.layout {
                 Some(_) => request.reference,
-                None => self.shared.allowed_image(request.reference)?,
+                None => {
+                    let platform = request.platform.as_ref();
+                    self.shared
+                        .allowed_image(request.reference, platform)
+                        .await?
+                }
             },
             platform: request.platform,
             mode: mode(request.mode),
-            layout: request.layout.map(|layout| self.own_session(layout)),
+            layout: request.layout.map(|layout| self.shared.own_session(layout)),
         };
         let image = self.shared.resolve(query, &request.log_name).await?;
         Ok(ResolvedImage {
@@ -364,42 +457,18 @@ impl Bridge for BuildBridge {
         &self,
         request: ResolveSource,
     ) -> Result<ResolvedSource, FrontendError> {
-        let source = self.shared.allowed(llb::SourceOp {
-            identifier: request.identifier,
-            attrs: request.attrs,
-        })?;
-        let attr = |key: &str| source.attrs.get(key).cloned().unwrap_or_default();
-        let (reference, layout) = match source.identifier.split_once("://") {
-            Some(("docker-image", reference)) => (Some(reference), None),
-            Some(("oci-layout", reference)) => {
-                let layout = LayoutStore {
-                    session: attr("oci.session"),
-                    store: attr("oci.store"),
-                };
-                (Some(reference), Some(self.own_session(layout)))
-            }
-            _ => (None, None),
+        let source = llb::SourceOp {
+            identifier: request.identifier.clone(),
+            attrs: request.attrs.clone(),
         };
-        if let Some(reference) = reference {
-            let query = ImageQuery {
-                reference: reference.to_owned(),
-                platform: request.platform,
-                mode: mode(request.mode),
-                layout,
-            };
-            let image = self.shared.resolve(query, &request.log_name).await?;
-            return Ok(ResolvedSource {
-                identifier: source.identifier,
-                attrs: source.attrs,
-                image_digest: Some(image.digest),
-                image_config: Some(image.config),
-                ..ResolvedSource::default()
-            });
-        }
-        Err(FrontendError::Unsupported(format!(
-            "source {} cannot be resolved before it is built",
-            source.identifier
-        )))
+        let platform = request.platform.as_ref();
+        let source = self.shared.allowed(source, platform).await?;
+        let ask = ResolveSource {
+            identifier: source.identifier,
+            attrs: source.attrs,
+            ..request
+        };
+        self.shared.pinned(ask).await
     }
 
     async fn warn(&self, warning: Warning) -> Result<(), FrontendError> {
@@ -416,14 +485,6 @@ impl Bridge for BuildBridge {
 }
 
 impl BuildBridge {
-    /// A layout, in the build's own session unless it names another.
-    fn own_session(&self, mut layout: LayoutStore) -> LayoutStore {
-        if layout.session.is_empty() {
-            layout.session.clone_from(&self.shared.session);
-        }
-        layout
-    }
-
     async fn realize_for_reading(
         &self,
         result: &ResultRef,

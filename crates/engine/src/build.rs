@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use frontend::{BuildResult, ResultRef};
@@ -54,8 +54,10 @@ pub(crate) async fn run(
         keys,
     );
     imports.add(&request.cache_imports);
+    let verifier = verifier(engine, &request).await?;
     let shared = Arc::new(Shared::new(
         &request,
+        verifier,
         job,
         engine.inner.worker.clone(),
         entry.log.clone(),
@@ -96,6 +98,23 @@ impl Drop for Release {
             }
         });
     }
+}
+
+/// How long the session of a client is awaited that judges sources (BuildKit waits for ever).
+const POLICY_WAIT: Duration = Duration::from_secs(5);
+
+/// Who judges the sources of a build, beside the policies that came with it.
+async fn verifier(
+    engine: &Engine,
+    request: &BuildRequest,
+) -> Result<Option<gateway::Verifier>, BuildError> {
+    if request.policy_session.is_empty() {
+        return Ok(None);
+    }
+    let sessions = &engine.inner.sessions;
+    let session = sessions.get(&request.policy_session, POLICY_WAIT).await;
+    let session = session.map_err(|error| BuildError::user(error.to_string()))?;
+    Ok(Some(gateway::Verifier::new(session.channel())))
 }
 
 /// Lends the bridge of a build that has neither frontend nor graph to its client, which drives it.
@@ -208,7 +227,7 @@ async fn evaluate_frontend(
         let Some(graph) = &request.definition else {
             return Ok(BuildResult::default());
         };
-        let graph = shared.admit(graph.clone())?;
+        let graph = shared.admit(graph.clone()).await?;
         let result = ResultRef {
             id: shared.job.name_of(&graph),
             graph: Some(graph),

@@ -76,7 +76,7 @@ impl From<FrontendError> for BuildError {
             _ => None,
         };
         let foreign = match &error {
-            FrontendError::Foreign { source, .. } => Some(source.clone()),
+            FrontendError::Foreign { received, .. } => Some(received.clone()),
             _ => None,
         };
         BuildError {

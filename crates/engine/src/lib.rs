@@ -42,6 +42,7 @@ struct Inner {
     solver: solver::Solver,
     index: Arc<dyn solver::KeyIndex>,
     builds: Arc<Builds>,
+    sessions: session::Sessions,
     driven: gateway::Builds,
     options: Options,
 }
@@ -65,6 +66,7 @@ impl Engine {
         index: Arc<dyn solver::KeyIndex>,
         options: Options,
     ) -> Engine {
+        let clients = sessions.clone();
         let shared_key: worker_client::SharedKeys = Arc::new(move |id| {
             let session = sessions.find(id);
             session.map_or_else(String::new, |s| s.identity.shared_key.clone())
@@ -82,6 +84,7 @@ impl Engine {
                 solver,
                 index,
                 builds: Arc::default(),
+                sessions: clients,
                 driven: gateway::Builds::default(),
                 options,
             }),

@@ -31,6 +31,8 @@ pub struct BuildRequest {
     pub entitlements: Entitlements,
     /// Which sources it may use.
     pub policies: Vec<Policy>,
+    /// The session of a client that judges each source itself; empty when none does.
+    pub policy_session: String,
 }
 
 /// One output of a build.

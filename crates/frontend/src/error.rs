@@ -93,8 +93,8 @@ pub enum FrontendError {
         message: String,
         /// Who has to act.
         class: ErrorClass,
-        /// The error as it was received.
-        source: Arc<dyn std::error::Error + Send + Sync>,
+        /// The error as it was received; its message is in `message` already.
+        received: Arc<dyn std::error::Error + Send + Sync>,
     },
 }
 
@@ -105,6 +105,21 @@ impl FrontendError {
             message: message.into(),
             locations: Vec::new(),
         }
+    }
+
+    /// The same error, with what was being done in front where it has a message of its own.
+    #[must_use]
+    pub fn within(mut self, what: &str) -> FrontendError {
+        match &mut self {
+            FrontendError::Invalid { message, .. }
+            | FrontendError::NotFound(message)
+            | FrontendError::Step { message, .. }
+            | FrontendError::Unsupported(message)
+            | FrontendError::Foreign { message, .. } => *message = format!("{what}: {message}"),
+            // These are typed for clients, which look at the name only.
+            FrontendError::UnsupportedCapability(_) | FrontendError::UnsupportedSubrequest(_) => {}
+        }
+        self
     }
 
     /// Who has to act.

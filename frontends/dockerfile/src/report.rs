@@ -74,10 +74,12 @@ impl Failure {
                     remains: remains.clone(),
                 }
             }
-            Some(FrontendError::Foreign { class, source, .. }) => FrontendError::Foreign {
+            Some(FrontendError::Foreign {
+                class, received, ..
+            }) => FrontendError::Foreign {
                 message,
                 class: *class,
-                source: source.clone(),
+                received: received.clone(),
             },
             Some(FrontendError::NotFound(_)) if locations.is_empty() => {
                 FrontendError::NotFound(message)
@@ -140,11 +142,11 @@ pub(crate) fn located(
         FrontendError::Foreign {
             message,
             class,
-            source,
+            received,
         } => FrontendError::Foreign {
             message: with_context(message),
             class,
-            source,
+            received,
         },
         FrontendError::NotFound(message) => FrontendError::NotFound(with_context(message)),
         FrontendError::Unsupported(message) => FrontendError::Unsupported(with_context(message)),

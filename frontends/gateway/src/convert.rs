@@ -133,7 +133,7 @@ fn platform(platform: pb::Platform) -> Platform {
     }
 }
 
-fn platform_to_wire(platform: &Platform) -> pb::Platform {
+pub(crate) fn platform_to_wire(platform: &Platform) -> pb::Platform {
     pb::Platform {
         architecture: platform.architecture.clone(),
         os: platform.os.clone(),

@@ -12,9 +12,9 @@ use tonic::{Code, Status};
 /// An error as BuildKit's clients know it. One that came over the wire goes back with all it had.
 pub fn failure(error: &FrontendError) -> Failure {
     if let FrontendError::Foreign {
-        message, source, ..
+        message, received, ..
     } = error
-        && let Some(failure) = source.downcast_ref::<Failure>()
+        && let Some(failure) = received.downcast_ref::<Failure>()
     {
         let mut failure = failure.clone();
         failure.message.clone_from(message);
@@ -105,7 +105,7 @@ pub(crate) fn returned(status: proto::rpc::Status) -> FrontendError {
             Code::Unavailable => ErrorClass::Transient,
             _ => ErrorClass::User,
         },
-        source: Arc::new(failure),
+        received: Arc::new(failure),
     }
 }
 

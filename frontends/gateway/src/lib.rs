@@ -11,6 +11,7 @@ mod builds;
 mod container;
 mod process;
 mod service;
+mod verify;
 
 mod convert;
 mod failure;
@@ -20,3 +21,4 @@ pub use build::Facts;
 pub use builds::{Builds, Served};
 pub use failure::failure;
 pub use service::Service;
+pub use verify::{Verdict, Verifier};
