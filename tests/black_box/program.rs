@@ -179,3 +179,32 @@ fn buildctl_tells_of_builds_that_are_over() {
     assert_eq!(name(&buildctl(&["prune-histories"])), Some(build.clone()));
     assert_eq!(name(&buildctl(&["debug", "histories"])), None);
 }
+
+#[test]
+fn a_dockerfile_is_checked_without_a_daemon() {
+    let directory = TempDir::with_prefix("lint-").unwrap();
+    let file = directory.path().join("Dockerfile");
+    std::fs::write(&file, "FROM alpine AS a\nfrom alpine\nARG A=1\nRUN true\n").unwrap();
+    let drydock = |arguments: &[&str]| -> Ran {
+        let mut command = Command::new(program().unwrap());
+        command.env("DRYDOCK_HOST", "unix:///nowhere");
+        run(command.args(arguments).current_dir(directory.path()))
+    };
+    let text = drydock(&["lint"]);
+    assert_eq!(text.code, 1, "{text:?}");
+    assert!(
+        text.stdout.starts_with("Dockerfile:2: warning: "),
+        "{text:?}"
+    );
+    let sarif = drydock(&["lint", "--format", "sarif"]);
+    let sarif: serde_json::Value = serde_json::from_str(&sarif.stdout).unwrap();
+    assert_eq!(sarif["version"], "2.1.0");
+    let rule = &sarif["runs"][0]["results"][0]["ruleId"];
+    assert_eq!(rule, "ConsistentInstructionCasing");
+    let outline = drydock(&["outline", "--format", "json"]);
+    let outline: serde_json::Value = serde_json::from_str(outline.ok()).unwrap();
+    assert_eq!(outline["args"][0]["name"], "A");
+
+    std::fs::write(&file, "FROM alpine\nRUN true\n").unwrap();
+    assert_eq!(drydock(&["lint"]).ok(), "");
+}

@@ -9,6 +9,7 @@ mod images;
 mod info;
 mod inspect;
 mod kill;
+mod lint;
 mod load;
 mod logs;
 mod ps;
@@ -70,6 +71,8 @@ pub(crate) struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     Build(Box<build::Arguments>),
+    Lint(lint::Arguments),
+    Outline(lint::OutlineArguments),
     Run(Box<run::Arguments>),
     Exec(exec::Arguments),
     Ps(ps::Arguments),
@@ -123,6 +126,8 @@ pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
 async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
     match command {
         Command::Build(arguments) => build::run(global, *arguments).await,
+        Command::Lint(arguments) => lint::run(&arguments),
+        Command::Outline(arguments) => lint::outline(&arguments),
         Command::Run(arguments) => run::run(global, *arguments).await,
         Command::Exec(arguments) => exec::run(global, arguments).await,
         Command::Ps(arguments) => ps::run(global, &arguments).await,
