@@ -163,13 +163,11 @@ impl Entitlements {
     pub fn check_op(self, op: &llb::Op) -> Result<(), BuildError> {
         if let llb::OpKind::Exec(exec) = &op.kind {
             if exec.network == llb::NetMode::Host && !self.network_host {
-                return Err(BuildError::user(
-                    "failed to load LLB: network.host is not allowed".to_owned(),
-                ));
+                return Err(BuildError::user("network.host is not allowed".to_owned()));
             }
             if exec.security == llb::SecurityMode::Insecure && !self.security_insecure {
                 return Err(BuildError::user(
-                    "failed to load LLB: security.insecure is not allowed".to_owned(),
+                    "security.insecure is not allowed".to_owned(),
                 ));
             }
         }

@@ -12,7 +12,7 @@ use super::Made;
 use super::mounts;
 use super::secret::{self, Secret};
 use crate::events::Events;
-use crate::failure::{Failure, blocking, chain};
+use crate::failure::{Class, Failure, blocking, chain};
 use crate::quote::quote;
 use crate::sessions::Sessions;
 use crate::state::Shared;
@@ -80,7 +80,11 @@ pub(crate) async fn run(
         ssh_socket: mounts.ssh_socket.as_deref(),
     };
     let spec = spec(op, &surroundings, step.resources, sessions).await;
-    let spec = spec.map_err(failed)?;
+    let spec = spec.map_err(|failure| match failure.class {
+        // A secret that no client has is not the process's fault.
+        Class::NotFound => failure,
+        _ => failed(failure),
+    })?;
     drop(root_dir);
 
     let request = ContainerRequest {
