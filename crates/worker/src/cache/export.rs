@@ -183,10 +183,12 @@ async fn gather(
         let with_blobs = |found: &Ref| chains.get(&found.id()).cloned();
         entries.push(read_entry(shared, job, entry, with_blobs)?);
     }
-    // Layers of several keys may have one blob.
+    // Layers of several keys may have one blob; it is described as the first of them, always.
+    let mut made: Vec<(LayerKey, Carried)> = made.into_iter().collect();
+    made.sort_by_key(|(key, _)| std::cmp::Reverse(*key));
     let by_digest: BTreeMap<Digest, Carried> = made
-        .into_values()
-        .map(|layer| (layer.descriptor.digest, layer))
+        .into_iter()
+        .map(|(_, layer)| (layer.descriptor.digest, layer))
         .collect();
     Ok((entries, by_digest.into_values().collect()))
 }
