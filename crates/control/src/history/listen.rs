@@ -73,8 +73,8 @@ impl History {
                     }
                 };
                 let of = event.record.as_ref().map(|record| &record.r#ref);
-                if (name.is_none() || name.as_ref() == of) && sender.send(Ok(event)).await.is_err()
-                {
+                let wanted = name.is_none() || name.as_ref() == of;
+                if wanted && sender.send(Ok((*event).clone())).await.is_err() {
                     return;
                 }
             }

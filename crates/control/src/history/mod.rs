@@ -35,7 +35,7 @@ use store::{Kept, Store};
 const SWEEP: Duration = Duration::from_secs(120);
 
 /// Events that wait for a slow listener.
-const EVENTS: usize = 4096;
+const EVENTS: usize = 1024;
 
 /// Nobody waits longer than this for a record that is being closed.
 const CLOSING: Duration = Duration::from_secs(10);
@@ -62,7 +62,8 @@ struct Inner {
     state: Mutex<State>,
     /// Told whenever a record has been closed.
     closed: Notify,
-    events: broadcast::Sender<BuildHistoryEvent>,
+    /// Shared, since the channel makes room for all that may wait when it is opened.
+    events: broadcast::Sender<Arc<BuildHistoryEvent>>,
     runtime: Handle,
 }
 
@@ -241,10 +242,10 @@ impl Inner {
 
     fn tell(&self, kind: BuildHistoryEventType, record: BuildHistoryRecord) {
         // Nobody may be listening.
-        let _ = self.events.send(BuildHistoryEvent {
+        let _ = self.events.send(Arc::new(BuildHistoryEvent {
             r#type: kind.into(),
             record: Some(record),
-        });
+        }));
     }
 
     fn remove(&self, record: &BuildHistoryRecord) {
