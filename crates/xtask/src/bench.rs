@@ -69,6 +69,9 @@ async fn measure(arguments: &Arguments, program: PathBuf) -> anyhow::Result<()> 
     let base = registry.reference("library/bench:1");
 
     let daemons = start(arguments, &program).await?;
+    // Files that were just removed slow ext4 down when it looks for new inodes, for a minute: what
+    // a round leaves behind is removed when all is measured.
+    let mut left = Vec::new();
     println!("{}", header(daemons.len() > 1));
     if "idle".contains(&arguments.only) {
         tokio::time::sleep(SETTLE).await;
@@ -90,6 +93,7 @@ async fn measure(arguments: &Arguments, program: PathBuf) -> anyhow::Result<()> 
             for _ in 0..arguments.rounds.max(1) {
                 let fresh = start(arguments, &program).await?;
                 rounds(*case, &fresh, &base, 1, &mut times).await?;
+                left.extend(fresh.into_iter().map(Daemon::stop));
             }
         } else {
             rounds(*case, &daemons, &base, arguments.rounds, &mut times).await?;

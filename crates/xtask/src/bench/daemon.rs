@@ -18,7 +18,7 @@ const LOG: usize = 4096;
 /// A running daemon with state of its own; killed and removed when dropped.
 pub(super) struct Daemon {
     name: &'static str,
-    process: Child,
+    process: Running,
     client: Client,
     state: TempDir,
 }
@@ -57,7 +57,7 @@ impl Daemon {
         };
         Ok(Daemon {
             name,
-            process,
+            process: Running(process),
             client,
             state,
         })
@@ -78,9 +78,14 @@ impl Daemon {
         log.into_owned()
     }
 
+    /// Stops it, and leaves what it kept to whoever drops that.
+    pub(super) fn stop(self) -> TempDir {
+        self.state
+    }
+
     /// Bytes of its main process that are in memory.
     pub(super) fn resident(&self) -> anyhow::Result<u64> {
-        let path = format!("/proc/{}/status", self.process.id());
+        let path = format!("/proc/{}/status", self.process.0.id());
         let status =
             std::fs::read_to_string(&path).with_context(|| format!("failed to read {path}"))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -90,9 +95,12 @@ impl Daemon {
     }
 }
 
-impl Drop for Daemon {
+/// A process that is stopped when dropped.
+struct Running(Child);
+
+impl Drop for Running {
     fn drop(&mut self) {
-        stop(&mut self.process);
+        stop(&mut self.0);
     }
 }
 
