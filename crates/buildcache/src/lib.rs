@@ -144,7 +144,7 @@ impl LocalIndex {
         }
         self.db.submit_light(move |writing| {
             let mut table = writing.open_table(LINKS)?;
-            for key in keys {
+            for key in &keys {
                 table.remove(key.as_raw())?;
             }
             Ok(())

@@ -15,6 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::history::History;
+use crate::paced;
 
 /// Bytes of a blob in one message.
 const CHUNK: usize = 1 << 20;
@@ -92,27 +93,31 @@ fn range(length: u64, offset: i64, size: i64) -> Result<(u64, u64), Status> {
     }
 }
 
-/// Sends the bytes of a file; stops when the client has left.
-fn send_file(
-    mut file: std::fs::File,
-    offset: u64,
-    size: u64,
-    sender: &mpsc::Sender<Result<wire::ReadContentResponse, Status>>,
-) -> std::io::Result<()> {
-    file.seek(SeekFrom::Start(offset))?;
-    let mut file = file.take(size);
-    let mut at = offset;
-    loop {
+/// What is still to be read of a file.
+struct Rest {
+    file: std::io::Take<std::fs::File>,
+    at: u64,
+}
+
+impl Rest {
+    fn new(mut file: std::fs::File, offset: u64, size: u64) -> std::io::Result<Rest> {
+        file.seek(SeekFrom::Start(offset))?;
+        Ok(Rest {
+            file: file.take(size),
+            at: offset,
+        })
+    }
+
+    fn next(&mut self) -> Result<Option<wire::ReadContentResponse>, Status> {
         let mut data = Vec::new();
-        file.by_ref().take(CHUNK as u64).read_to_end(&mut data)?;
+        let mut part = self.file.by_ref().take(CHUNK as u64);
+        part.read_to_end(&mut data)?;
         if data.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
-        let length = data.len() as u64;
-        if sender.blocking_send(Ok(chunk(at, data.into()))).is_err() {
-            return Ok(());
-        }
-        at += length;
+        let (at, length) = (self.at, data.len() as u64);
+        self.at += length;
+        Ok(Some(chunk(at, data.into())))
     }
 }
 
@@ -215,12 +220,8 @@ impl ContentApi for Store {
                     .content()
                     .open_blob(&digest)
                     .map_err(|error| Status::not_found(rpc::status::chain(&error)))?;
-                tokio::task::spawn_blocking(move || {
-                    if let Err(error) = send_file(file, offset, size, &sender) {
-                        // The client may have left.
-                        let _ = sender.blocking_send(Err(error.into()));
-                    }
-                });
+                let rest = Rest::new(file, offset, size)?;
+                tokio::spawn(paced::send(rest, Rest::next, sender));
             }
         }
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))

@@ -6,6 +6,7 @@
 mod content;
 mod failure;
 mod history;
+mod paced;
 mod policy;
 mod request;
 mod service;

@@ -23,7 +23,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::content::Store;
 use crate::history::{self, Blob, History};
-use crate::{failure, request, status, usage};
+use crate::{failure, paced, request, status, usage};
 
 /// Header with the daemon's time, by which clients correct the clocks of what they show.
 const TIMESTAMP: &str = "buildkit-current-timestamp";
@@ -176,7 +176,11 @@ impl ControlApi for Control {
     async fn solve(&self, request: Request<wire::SolveRequest>) -> Answer<wire::SolveResponse> {
         let request = request.into_inner();
         let record = (!request.internal).then(|| history::of_request(&request));
-        let request = request::build_request(request, self.engine.allowed())
+        // Policies may have expressions that take a while to compile.
+        let allowed = self.engine.allowed();
+        let request = tokio::task::spawn_blocking(move || request::build_request(request, allowed))
+            .await
+            .map_err(|error| Status::internal(error.to_string()))?
             .map_err(|error| failure::status(&error))?;
         // Closed as cancelled if the client goes away.
         let mut recording = None;
@@ -213,7 +217,7 @@ impl ControlApi for Control {
             // Ended a while ago, or not yet begun.
             None => match self.history.log(&name).await? {
                 Some(blob) => {
-                    tokio::task::spawn_blocking(move || replay(blob, &sender));
+                    tokio::spawn(paced::send(blob, read_log, sender));
                     return Ok(timed(ReceiverStream::new(receiver)));
                 }
                 None => {
@@ -298,19 +302,8 @@ impl ControlApi for Control {
     }
 }
 
-/// Sends a kept log; stops when the client has left.
-fn replay(mut blob: Blob, sender: &mpsc::Sender<Result<wire::StatusResponse, Status>>) {
-    loop {
-        let response = match blob.next() {
-            Ok(Some(response)) => Ok(response),
-            Ok(None) => return,
-            Err(error) => Err(Status::data_loss(format!(
-                "failed to read the log of a build: {error}"
-            ))),
-        };
-        let is_last = response.is_err();
-        if sender.blocking_send(response).is_err() || is_last {
-            return;
-        }
-    }
+/// The next part of a kept log.
+fn read_log(blob: &mut Blob) -> Result<Option<wire::StatusResponse>, Status> {
+    blob.next()
+        .map_err(|error| Status::data_loss(format!("failed to read the log of a build: {error}")))
 }

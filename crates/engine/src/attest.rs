@@ -105,7 +105,7 @@ async fn statements(
     let Some(id) = shared.realize(&attestation.result).await? else {
         return Ok(());
     };
-    let (job, directory) = (&shared.build_ref, attestation.path.trim_end_matches('/'));
+    let (job, directory) = (&shared.worker_job, attestation.path.trim_end_matches('/'));
     let mut paths = vec![attestation.path.clone()];
     if attestation.bundle {
         let place = if directory.is_empty() { "/" } else { directory };

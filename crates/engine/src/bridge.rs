@@ -33,7 +33,8 @@ const MAX_QUESTIONS: usize = 10;
 
 /// What all frontends of one build share.
 pub(crate) struct Shared {
-    pub(crate) build_ref: String,
+    /// What the worker knows the build as.
+    pub(crate) worker_job: String,
     pub(crate) session: String,
     pub(crate) job: solver::Job,
     pub(crate) worker: Worker,
@@ -60,6 +61,7 @@ struct ImageQuery {
 impl Shared {
     pub(crate) fn new(
         request: &BuildRequest,
+        worker_job: String,
         verifier: Option<gateway::Verifier>,
         job: solver::Job,
         worker: Worker,
@@ -67,7 +69,7 @@ impl Shared {
         imports: Imports,
     ) -> Shared {
         Shared {
-            build_ref: request.build_ref.clone(),
+            worker_job,
             session: request.session.clone(),
             job,
             worker,
@@ -259,7 +261,7 @@ impl Shared {
                 let answer = self
                     .worker
                     .resolve_image(
-                        &self.build_ref,
+                        &self.worker_job,
                         &query.reference,
                         query.platform.as_ref(),
                         query.mode,
@@ -402,7 +404,13 @@ impl Bridge for BuildBridge {
         });
         self.shared
             .worker
-            .read_file(&self.shared.build_ref, id, path, range.offset, range.length)
+            .read_file(
+                &self.shared.worker_job,
+                id,
+                path,
+                range.offset,
+                range.length,
+            )
             .await
             .map_err(step_error)
     }
@@ -416,7 +424,7 @@ impl Bridge for BuildBridge {
         let id = self.realize_for_reading(result, path).await?;
         self.shared
             .worker
-            .read_dir(&self.shared.build_ref, id, path, include.unwrap_or(""))
+            .read_dir(&self.shared.worker_job, id, path, include.unwrap_or(""))
             .await
             .map_err(step_error)
     }
@@ -425,7 +433,7 @@ impl Bridge for BuildBridge {
         let id = self.realize_for_reading(result, path).await?;
         self.shared
             .worker
-            .stat_file(&self.shared.build_ref, id, path)
+            .stat_file(&self.shared.worker_job, id, path)
             .await
             .map_err(step_error)
     }

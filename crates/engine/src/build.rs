@@ -1,7 +1,8 @@
 //! From a request to its answer.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -37,9 +38,10 @@ pub(crate) async fn run(
 ) -> Result<Finished, BuildError> {
     let entry = engine.inner.builds.begin(&request.build_ref)?;
     begun(&entry.log);
+    let worker_job = worker_job(&request.build_ref);
     let keys = Arc::<cache::Keys>::default();
     let (job, events) = engine.inner.solver.job(solver::JobOptions {
-        id: request.build_ref.clone(),
+        id: worker_job.clone(),
         sessions: Some(request.session.clone())
             .filter(|s| !s.is_empty())
             .into_iter()
@@ -47,7 +49,7 @@ pub(crate) async fn run(
         foreign: Some(keys.clone()),
     });
     let imports = cache::Imports::new(
-        request.build_ref.clone(),
+        worker_job.clone(),
         request.session.clone(),
         engine.inner.worker.clone(),
         entry.log.clone(),
@@ -57,6 +59,7 @@ pub(crate) async fn run(
     let verifier = verifier(engine, &request).await?;
     let shared = Arc::new(Shared::new(
         &request,
+        worker_job.clone(),
         verifier,
         job,
         engine.inner.worker.clone(),
@@ -66,7 +69,7 @@ pub(crate) async fn run(
     let follower = steps::Follower::spawn(events, entry.log.clone(), shared.sources.clone());
     let release = Release {
         engine: engine.clone(),
-        job: request.build_ref.clone(),
+        job: worker_job,
     };
 
     let outcome = match served(engine, &shared, &request) {
@@ -79,6 +82,18 @@ pub(crate) async fn run(
     drop(entry);
     drop(release);
     outcome
+}
+
+/// What the worker knows a build as. Clients may use the name of a build again, and a worker may see
+/// several engines: what is said of one build must not meet another.
+fn worker_job(build_ref: &str) -> String {
+    static BUILDS: AtomicU64 = AtomicU64::new(0);
+    static PROCESS: LazyLock<u128> = LazyLock::new(|| {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        since.unwrap_or_default().as_nanos()
+    });
+    let number = BUILDS.fetch_add(1, Ordering::Relaxed);
+    format!("{build_ref}-{:x}-{number}", *PROCESS)
 }
 
 /// Lets go of all that a job held when the build ends, however it ends.
@@ -290,7 +305,7 @@ async fn export(
         });
     }
     let export = Export {
-        job: request.build_ref.clone(),
+        job: shared.worker_job.clone(),
         kind: spec.kind.name().to_owned(),
         attrs: with_epoch(request, result, spec),
         session: request.session.clone(),

@@ -238,7 +238,7 @@ pub(crate) async fn export(
         let vertex = Digest::of(format!("{}-cache-export-{index}", request.session));
         let step = Step::begin(&shared.log, vertex, name);
         let export = ExportCache {
-            job: request.build_ref.clone(),
+            job: shared.worker_job.clone(),
             kind: spec.kind.clone(),
             attrs: spec.attrs.clone(),
             session: request.session.clone(),

@@ -37,7 +37,7 @@ pub(crate) async fn open(
     let container = OnWorker {
         worker: shared.worker.clone(),
         sandbox: Sandbox {
-            job: shared.build_ref.clone(),
+            job: shared.worker_job.clone(),
             name: request.name,
         },
         session: shared.session.clone(),

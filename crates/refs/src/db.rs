@@ -9,7 +9,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,12 @@ const REST: u32 = 4;
 
 /// So many records are committed at once whatever the time.
 const MOST_GATHERED: usize = 10_000;
+
+/// After a commit that failed, the next waits this long at least, twice as long each time it fails again…
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+
+/// …but no longer than this.
+const LAST_RETRY: Duration = Duration::from_secs(30);
 
 /// Memory for pages of the database; the records themselves are kept in memory by their owners.
 const PAGE_MEMORY: usize = 32 << 20;
@@ -52,22 +58,26 @@ pub enum OpenDbError {
     },
 }
 
-/// Why records cannot be made durable. Once this happens, nothing more is recorded until the process
-/// starts again.
+/// Why records cannot be made durable.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum WriteDbError {
-    /// The files that records name did not reach the disk.
-    #[error("failed to sync the files that records name")]
+    /// The files that records name did not reach the disk. Which of them is not known, so nothing more
+    /// is recorded until the process starts again.
+    #[error("failed to sync the files that records name; restart the daemon")]
     Sync(#[source] Arc<io::Error>),
-    /// The database refused.
+    /// The database could not be written, because the disk is full for example. The records are
+    /// kept, and written as soon as that works again.
     #[error("failed to commit records")]
     Commit(#[source] Arc<redb::Error>),
+    /// After a failure the database could not be opened again yet.
+    #[error("failed to open the database again")]
+    Reopen(#[source] Arc<redb::DatabaseError>),
     /// The thread that writes has ended.
     #[error("the database is closed")]
     Closed,
 }
 
-type Write = Box<dyn FnOnce(&WriteTransaction) -> Result<(), redb::Error> + Send>;
+type Write = Box<dyn Fn(&WriteTransaction) -> Result<(), redb::Error> + Send>;
 type After = Box<dyn FnOnce() + Send>;
 type Flushed = Box<dyn FnOnce(Result<(), WriteDbError>) + Send>;
 type Sync = Box<dyn Fn() -> io::Result<()> + Send + std::marker::Sync>;
@@ -95,15 +105,16 @@ pub struct Db {
 }
 
 struct Inner {
-    database: Arc<Database>,
     shared: Arc<Shared>,
     queue: mpsc::Sender<Message>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What the thread and the handles share.
-#[derive(Default)]
 struct Shared {
+    path: PathBuf,
+    /// Not there while it is opened again: redb takes no more calls once a file operation failed.
+    database: RwLock<Option<Arc<Database>>>,
     syncs: Mutex<Vec<Sync>>,
     failure: Mutex<Option<WriteDbError>>,
 }
@@ -120,10 +131,7 @@ impl Db {
     /// # Errors
     /// [`OpenDbError::InUse`] when another process has it open.
     pub fn open(path: &Path) -> Result<Db, OpenDbError> {
-        let opened = redb::Builder::new()
-            .set_cache_size(PAGE_MEMORY)
-            .create(path);
-        let database = Arc::new(match opened {
+        let database = match open(path) {
             Err(redb::DatabaseError::DatabaseAlreadyOpen) => {
                 return Err(OpenDbError::InUse(path.to_owned()));
             }
@@ -131,12 +139,18 @@ impl Db {
                 path: path.to_owned(),
                 source,
             })?,
+        };
+        let shared = Arc::new(Shared {
+            path: path.to_owned(),
+            database: RwLock::new(Some(Arc::new(database))),
+            syncs: Mutex::default(),
+            failure: Mutex::default(),
         });
-        let shared = Arc::<Shared>::default();
         let (queue, messages) = mpsc::channel();
         let writer = Writer {
-            database: Arc::clone(&database),
             shared: Arc::clone(&shared),
+            waiting: Vec::new(),
+            pause: FIRST_RETRY,
         };
         let thread = thread::Builder::new()
             .name("database".into())
@@ -148,7 +162,6 @@ impl Db {
         let thread = Mutex::new(Some(thread));
         Ok(Db {
             inner: Arc::new(Inner {
-                database,
                 shared,
                 queue,
                 thread,
@@ -158,11 +171,11 @@ impl Db {
 
     /// Hands over what is to be written. The files that it names are on the disk before it is.
     ///
-    /// `write` runs later on another thread, in the order of the calls. It must not fail but for
-    /// the disk: an error ends all recording.
+    /// `write` runs later on another thread, in the order of the calls, and again when the commit
+    /// failed. It must not fail but for the disk.
     pub fn submit(
         &self,
-        write: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error> + Send + 'static,
+        write: impl Fn(&WriteTransaction) -> Result<(), redb::Error> + Send + 'static,
     ) {
         self.send(Job {
             write: Box::new(write),
@@ -175,7 +188,7 @@ impl Db {
     /// writes.
     pub fn submit_then(
         &self,
-        write: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error> + Send + 'static,
+        write: impl Fn(&WriteTransaction) -> Result<(), redb::Error> + Send + 'static,
         after: impl FnOnce() + Send + 'static,
     ) {
         let after: After = Box::new(after);
@@ -189,7 +202,7 @@ impl Db {
     /// Like [`Db::submit`], for a record that names no file: no file is waited for.
     pub fn submit_light(
         &self,
-        write: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error> + Send + 'static,
+        write: impl Fn(&WriteTransaction) -> Result<(), redb::Error> + Send + 'static,
     ) {
         self.send(Job {
             write: Box::new(write),
@@ -202,7 +215,7 @@ impl Db {
     /// that writes.
     pub fn submit_light_then(
         &self,
-        write: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error> + Send + 'static,
+        write: impl Fn(&WriteTransaction) -> Result<(), redb::Error> + Send + 'static,
         after: impl FnOnce() + Send + 'static,
     ) {
         let after: After = Box::new(after);
@@ -217,7 +230,7 @@ impl Db {
     /// if the future is dropped.
     ///
     /// # Errors
-    /// When something could not be made durable, now or earlier.
+    /// When something could not be made durable. It may become so later.
     pub fn flush(&self) -> impl Future<Output = Result<(), WriteDbError>> + Send + use<> {
         let (done, flushed) = oneshot::channel();
         // Nobody may be waiting any more.
@@ -231,7 +244,7 @@ impl Db {
     /// Like [`Db::flush`], and blocks.
     ///
     /// # Errors
-    /// When something could not be made durable, now or earlier.
+    /// When something could not be made durable. It may become so later.
     pub fn flush_blocking(&self) -> Result<(), WriteDbError> {
         let (done, flushed) = mpsc::channel();
         self.request_flush(move |result| drop(done.send(result)))?;
@@ -243,10 +256,12 @@ impl Db {
     /// # Errors
     /// When the disk fails.
     pub fn read(&self) -> Result<ReadTransaction, redb::Error> {
-        Ok(self.inner.database.begin_read()?)
+        let database = self.inner.shared.database();
+        let database = database.ok_or(redb::Error::PreviousIo)?;
+        Ok(database.begin_read()?)
     }
 
-    /// The failure that ended all recording, if there was one.
+    /// Why nothing is recorded at present, if so.
     pub fn failure(&self) -> Option<WriteDbError> {
         self.inner.shared.failure()
     }
@@ -300,6 +315,31 @@ impl Drop for Inner {
 }
 
 impl Shared {
+    fn database(&self) -> Option<Arc<Database>> {
+        self.database
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Opens the database anew. Transactions that others still read from keep the file locked, and
+    /// then it cannot be yet.
+    fn reopen(&self) -> Result<Arc<Database>, WriteDbError> {
+        let mut database = self
+            .database
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        drop(database.take());
+        let opened = open(&self.path).map_err(|error| WriteDbError::Reopen(Arc::new(error)))?;
+        let opened = Arc::new(opened);
+        *database = Some(Arc::clone(&opened));
+        Ok(opened)
+    }
+
+    fn set_failure(&self, failure: Option<WriteDbError>) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+    }
+
     fn failure(&self) -> Option<WriteDbError> {
         self.failure
             .lock()
@@ -308,9 +348,18 @@ impl Shared {
     }
 }
 
+fn open(path: &Path) -> Result<Database, redb::DatabaseError> {
+    redb::Builder::new()
+        .set_cache_size(PAGE_MEMORY)
+        .create(path)
+}
+
 struct Writer {
-    database: Arc<Database>,
     shared: Arc<Shared>,
+    /// What could not be committed yet, the oldest first.
+    waiting: Vec<Job>,
+    /// How long after the last failure the next commit is tried.
+    pause: Duration,
 }
 
 /// What was gathered for one commit.
@@ -336,55 +385,82 @@ impl Batch {
 }
 
 impl Writer {
-    fn serve(self, messages: &mpsc::Receiver<Message>) {
+    fn serve(mut self, messages: &mpsc::Receiver<Message>) {
         let mut rest_until = Instant::now();
-        while let Ok(first) = messages.recv() {
+        loop {
             let mut batch = Batch::default();
-            batch.add(first);
-            gather(
-                messages,
-                &mut batch,
-                rest_until.max(Instant::now() + INTERVAL),
-            );
+            if self.waiting.is_empty() {
+                let Ok(first) = messages.recv() else { return };
+                batch.add(first);
+            }
+            let due = rest_until.max(Instant::now() + INTERVAL);
+            gather(messages, &mut batch, due);
             let start = Instant::now();
             let closing = batch.closing;
             self.finish(batch);
-            rest_until = Instant::now() + start.elapsed() * REST;
+            rest_until = if self.waiting.is_empty() {
+                Instant::now() + start.elapsed() * REST
+            } else {
+                Instant::now() + self.pause
+            };
             if closing {
+                if !self.waiting.is_empty() {
+                    tracing::error!(records = self.waiting.len(), "the last records are lost");
+                }
                 return;
             }
         }
     }
 
-    /// Commits `batch` and tells whoever waits.
-    fn finish(&self, batch: Batch) {
-        let mut result = match self.shared.failure() {
-            Some(failure) => Err(failure),
-            None => Ok(()),
-        };
-        let mut afters = Vec::new();
-        if result.is_ok() && !batch.jobs.is_empty() {
-            result = self.commit(batch.jobs, &mut afters);
-            if let Err(failure) = &result {
-                tracing::error!(error = %failure, cause = ?failure, "nothing more is recorded");
-                let mut latch = self
-                    .shared
-                    .failure
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
-                *latch = Some(failure.clone());
+    /// Commits what waits and `batch`, and tells whoever waits for it.
+    fn finish(&mut self, batch: Batch) {
+        self.waiting.extend(batch.jobs);
+        let result = match self.shared.failure() {
+            Some(failure @ WriteDbError::Sync(_)) => {
+                self.waiting.clear();
+                Err(failure)
             }
-        }
-        if result.is_ok() {
-            afters.into_iter().for_each(|after| after());
-        }
+            Some(_) | None if self.waiting.is_empty() => Ok(()),
+            earlier => self.settle(earlier.is_some()),
+        };
         for done in batch.flushes {
             done(result.clone());
         }
     }
 
-    fn commit(&self, jobs: Vec<Job>, afters: &mut Vec<After>) -> Result<(), WriteDbError> {
-        if jobs.iter().any(|job| job.names_files) {
+    /// Commits what waits.
+    fn settle(&mut self, failed_before: bool) -> Result<(), WriteDbError> {
+        let failure = match self.commit(failed_before) {
+            Ok(()) => {
+                if failed_before {
+                    tracing::info!(records = self.waiting.len(), "records are written again");
+                }
+                self.shared.set_failure(None);
+                self.pause = FIRST_RETRY;
+                let afters = self.waiting.drain(..).filter_map(|job| job.after);
+                afters.for_each(|after| after());
+                return Ok(());
+            }
+            Err(failure) => failure,
+        };
+        if failed_before {
+            self.pause = (self.pause * 2).min(LAST_RETRY);
+        }
+        let after = self.pause;
+        match &failure {
+            WriteDbError::Sync(_) => {
+                tracing::error!(error = %failure, cause = ?failure, "nothing more is recorded");
+            }
+            _ => {
+                tracing::error!(error = %failure, cause = ?failure, retry = ?after, "records are kept back");
+            }
+        }
+        self.shared.set_failure(Some(failure.clone()));
+        Err(failure)
+    }
+
+    fn commit(&self, failed_before: bool) -> Result<(), WriteDbError> {
+        if self.waiting.iter().any(|job| job.names_files) {
             for sync in self
                 .shared
                 .syncs
@@ -395,17 +471,20 @@ impl Writer {
                 sync().map_err(|error| WriteDbError::Sync(Arc::new(error)))?;
             }
         }
-        self.write(jobs, afters)
+        let database = match self.shared.database() {
+            Some(database) if !failed_before => database,
+            _ => self.shared.reopen()?,
+        };
+        self.write(&database)
             .map_err(|error| WriteDbError::Commit(Arc::new(error)))
     }
 
-    fn write(&self, jobs: Vec<Job>, afters: &mut Vec<After>) -> Result<(), redb::Error> {
-        let mut transaction = self.database.begin_write()?;
+    fn write(&self, database: &Database) -> Result<(), redb::Error> {
+        let mut transaction = database.begin_write()?;
         // Without it, opening after a crash takes time in the size of the file.
         transaction.set_quick_repair(true);
-        for job in jobs {
+        for job in &self.waiting {
             (job.write)(&transaction)?;
-            afters.extend(job.after);
         }
         Ok(transaction.commit()?)
     }

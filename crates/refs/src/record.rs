@@ -151,10 +151,7 @@ impl Change {
 }
 
 /// Carries out `changes` in order.
-pub(crate) fn write(
-    transaction: &WriteTransaction,
-    changes: Vec<Change>,
-) -> Result<(), redb::Error> {
+pub(crate) fn write(transaction: &WriteTransaction, changes: &[Change]) -> Result<(), redb::Error> {
     let mut layers = transaction.open_table(LAYERS)?;
     let mut refs = transaction.open_table(REFS)?;
     let mut ids = transaction.open_table(IDS)?;
@@ -164,24 +161,24 @@ pub(crate) fn write(
     let mut holds = transaction.open_table(HOLDS)?;
     for change in changes {
         match change {
-            Change::PutLayer(key, record) => drop(layers.insert(key, &*encode(&record)?)?),
-            Change::DeleteLayer(key) => drop(layers.remove(key)?),
-            Change::PutRef(key, record) => drop(refs.insert(key, &*encode(&record)?)?),
+            Change::PutLayer(key, record) => drop(layers.insert(*key, &*encode(record)?)?),
+            Change::DeleteLayer(key) => drop(layers.remove(*key)?),
+            Change::PutRef(key, record) => drop(refs.insert(*key, &*encode(record)?)?),
             Change::DeleteRef(key) => {
-                refs.remove(key)?;
-                usage.remove(key)?;
+                refs.remove(*key)?;
+                usage.remove(*key)?;
             }
-            Change::PutId(id, key) => drop(ids.insert(id.as_raw(), key)?),
+            Change::PutId(id, key) => drop(ids.insert(id.as_raw(), *key)?),
             Change::DeleteId(id) => drop(ids.remove(id.as_raw())?),
-            Change::PutUsage(key, last, count) => drop(usage.insert(key, (last, count))?),
+            Change::PutUsage(key, last, count) => drop(usage.insert(*key, (*last, *count))?),
             Change::PutImage(name, platform, record) => {
-                images.insert((&*name, &*platform), &*encode(&record)?)?;
+                images.insert((&**name, &**platform), &*encode(record)?)?;
             }
-            Change::DeleteImage(name, platform) => drop(images.remove((&*name, &*platform))?),
-            Change::PutMutable(key, record) => drop(mutable.insert(key, &*encode(&record)?)?),
-            Change::DeleteMutable(key) => drop(mutable.remove(key)?),
-            Change::PutHold(owner, blobs) => drop(holds.insert(&*owner, &*encode(&blobs)?)?),
-            Change::DeleteHold(owner) => drop(holds.remove(&*owner)?),
+            Change::DeleteImage(name, platform) => drop(images.remove((&**name, &**platform))?),
+            Change::PutMutable(key, record) => drop(mutable.insert(*key, &*encode(record)?)?),
+            Change::DeleteMutable(key) => drop(mutable.remove(*key)?),
+            Change::PutHold(owner, blobs) => drop(holds.insert(&**owner, &*encode(blobs)?)?),
+            Change::DeleteHold(owner) => drop(holds.remove(&**owner)?),
         }
     }
     Ok(())

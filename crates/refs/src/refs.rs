@@ -539,7 +539,7 @@ impl Inner {
         let inner = Arc::downgrade(self);
         self.db.send(Job {
             names_files,
-            write: Box::new(move |transaction| record::write(transaction, changes)),
+            write: Box::new(move |transaction| record::write(transaction, &changes)),
             // Files go only when no durable record names them.
             after: Some(Box::new(move || {
                 if let Some(inner) = inner.upgrade() {

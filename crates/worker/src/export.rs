@@ -161,6 +161,10 @@ async fn image(
         .exporter
         .store(&mut built, source, &options, &caller)
         .map_err(failure)?;
+    if options.store {
+        // Unlike a step's result, a named image is not made again when it is lost.
+        shared.refs.flush().await.map_err(Failure::host)?;
+    }
     if options.push {
         shared
             .exporter

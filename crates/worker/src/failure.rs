@@ -67,6 +67,11 @@ impl Failure {
         Failure::new(Class::NotFound, message)
     }
 
+    /// It is there and must not be used, or not by this caller.
+    pub(crate) fn denied(message: impl Into<String>) -> Failure {
+        Failure::new(Class::Denied, message)
+    }
+
     pub(crate) fn bug(message: impl Into<String>) -> Failure {
         Failure::new(Class::Bug, message)
     }

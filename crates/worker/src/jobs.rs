@@ -1,8 +1,9 @@
 //! What is kept for a job from its first call until it is released.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use oci::Digest;
 use refs::Lease;
 
 use crate::failure::{Class, Failure};
@@ -19,6 +20,24 @@ pub(crate) struct Job {
     pub(crate) sessions: Sessions,
     /// Keeps the results that it has touched.
     pub(crate) lease: Lease,
+    /// What its failed steps left behind, which nothing is ever found under again.
+    remains: Arc<Mutex<Vec<Digest>>>,
+}
+
+impl Job {
+    pub(crate) fn new(sessions: Sessions, lease: Lease) -> Job {
+        Job {
+            sessions,
+            lease,
+            remains: Arc::default(),
+        }
+    }
+
+    /// Has `id`, which a failed step left behind, forgotten some time after the job.
+    pub(crate) fn add_remains(&self, id: Digest) {
+        let mut remains = self.remains.lock().unwrap_or_else(PoisonError::into_inner);
+        remains.push(id);
+    }
 }
 
 /// The jobs that are not released.
@@ -53,8 +72,9 @@ impl Jobs {
         Ok(job)
     }
 
-    /// Lets go of all that is kept for the job `id`.
-    pub(crate) fn release(&self, id: &str) {
+    /// Lets go of all that is kept for the job `id`, and answers what its failed steps left behind.
+    #[must_use]
+    pub(crate) fn release(&self, id: &str) -> Vec<Digest> {
         let mut state = self.state();
         let job = state.live.remove(id);
         if state.released.len() == REMEMBERED {
@@ -63,9 +83,12 @@ impl Jobs {
         state.released.push_back(id.to_owned());
         drop(state);
         // Not under the lock: it may set off a lot.
-        if let Some(job) = job {
-            job.lease.release();
-        }
+        let Some(job) = job else {
+            return Vec::new();
+        };
+        job.lease.release();
+        let mut remains = job.remains.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *remains)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

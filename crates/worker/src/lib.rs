@@ -3,6 +3,7 @@
 //! Owns what an op does. Knows nothing of graphs, jobs' order or clients: the engine says what runs
 //! and under which ids, and carries calls to clients' sessions. Start at [`WorkerService`].
 
+mod audience;
 mod cache;
 mod containers;
 mod convert;
@@ -26,5 +27,6 @@ mod state;
 mod store;
 mod view;
 
+pub use audience::ClientRules;
 pub use service::{Parts, WorkerService};
 pub use state::Options;

@@ -13,6 +13,7 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::audience::{Audience, ClientRules};
 use crate::containers::{self, Containers};
 use crate::events::{self, EventStream};
 use crate::failure::Failure;
@@ -22,6 +23,9 @@ use crate::{cache, convert, digests, export, files, images, load, op, pin, sandb
 
 /// How long after the last prune the next one may run (BuildKit: `control/control.go`).
 const GC_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How long what a failed step left behind outlives the job that began the step.
+const REMAINS: Duration = Duration::from_secs(120);
 
 /// Where the containers that users run are kept, below the worker's state.
 const CONTAINERS: &str = "containers";
@@ -38,10 +42,11 @@ pub struct Parts {
     pub http: source::Http,
 }
 
-/// A worker, to be served to engines.
+/// A worker, to be served to engines and to users' clients.
 #[derive(Clone)]
 pub struct WorkerService {
     shared: Arc<Shared>,
+    audience: Audience,
 }
 
 impl WorkerService {
@@ -93,12 +98,24 @@ impl WorkerService {
                 tokio::time::sleep(GC_INTERVAL).await;
             }
         });
-        Ok(WorkerService { shared })
+        let audience = Audience::Engine;
+        Ok(WorkerService { shared, audience })
     }
 
-    /// The tonic service.
+    /// The tonic service for engines, who may do everything.
     pub fn server(&self) -> WorkerServer<WorkerService> {
-        WorkerServer::new(self.clone())
+        self.server_for(Audience::Engine)
+    }
+
+    /// The tonic service for the clients of users: images and containers. What it does for builds,
+    /// as which client and with what rights, only the engine may say.
+    pub fn client_server(&self, rules: ClientRules) -> WorkerServer<WorkerService> {
+        self.server_for(Audience::Clients(rules))
+    }
+
+    fn server_for(&self, audience: Audience) -> WorkerServer<WorkerService> {
+        let shared = self.shared.clone();
+        WorkerServer::new(WorkerService { shared, audience })
             .max_decoding_message_size(rpc::MAX_MESSAGE_SIZE)
             .max_encoding_message_size(rpc::MAX_MESSAGE_SIZE)
     }
@@ -151,6 +168,7 @@ impl Worker for WorkerService {
         &self,
         request: Request<Streaming<wire::Bytes>>,
     ) -> Answer<Self::SessionsStream> {
+        self.audience.engines_only()?;
         let (outgoing, stream) = tunnel::outgoing::<wire::Bytes>();
         let incoming = request.into_inner();
         let shared = self.shared.clone();
@@ -175,6 +193,7 @@ impl Worker for WorkerService {
     type PinStream = EventStream;
 
     async fn pin(&self, request: Request<wire::PinRequest>) -> Answer<EventStream> {
+        self.audience.engines_only()?;
         let (shared, request) = (self.shared.clone(), request.into_inner());
         let run = |events| async move { pin::pin(&shared, request, events).await };
         Ok(Response::new(events::run(run)))
@@ -183,6 +202,7 @@ impl Worker for WorkerService {
     type RunStream = EventStream;
 
     async fn run(&self, request: Request<Streaming<wire::RunRequest>>) -> Answer<EventStream> {
+        self.audience.engines_only()?;
         use wire::run_request::Request as In;
         let mut requests = request.into_inner();
         let first = requests
@@ -216,6 +236,7 @@ impl Worker for WorkerService {
     }
 
     async fn exists(&self, request: Request<wire::ExistsRequest>) -> Answer<wire::ExistsResponse> {
+        self.audience.engines_only()?;
         let request = request.into_inner();
         let ids = request
             .ids
@@ -231,6 +252,7 @@ impl Worker for WorkerService {
     }
 
     async fn digest(&self, request: Request<wire::DigestRequest>) -> Answer<wire::DigestResponse> {
+        self.audience.engines_only()?;
         let request = request.into_inner();
         let selectors = request
             .selectors
@@ -248,6 +270,7 @@ impl Worker for WorkerService {
         &self,
         request: Request<wire::ResolveImageRequest>,
     ) -> Answer<wire::ResolveImageResponse> {
+        self.audience.engines_only()?;
         let request = request.into_inner();
         let sessions = self.shared.enter(&request.job, &request.sessions)?;
         let platform = request.platform.map(convert::platform);
@@ -272,6 +295,7 @@ impl Worker for WorkerService {
         &self,
         request: Request<wire::ReadFileRequest>,
     ) -> Answer<wire::ReadFileResponse> {
+        self.audience.engines_only()?;
         let data = files::read_file(&self.shared, request.into_inner()).await?;
         Ok(Response::new(wire::ReadFileResponse { data }))
     }
@@ -280,6 +304,7 @@ impl Worker for WorkerService {
         &self,
         request: Request<wire::ReadDirRequest>,
     ) -> Answer<wire::ReadDirResponse> {
+        self.audience.engines_only()?;
         let entries = files::read_dir(&self.shared, request.into_inner()).await?;
         Ok(Response::new(wire::ReadDirResponse { entries }))
     }
@@ -288,6 +313,7 @@ impl Worker for WorkerService {
         &self,
         request: Request<wire::StatFileRequest>,
     ) -> Answer<wire::StatFileResponse> {
+        self.audience.engines_only()?;
         let stat = files::stat_file(&self.shared, request.into_inner()).await?;
         Ok(Response::new(wire::StatFileResponse { stat: Some(stat) }))
     }
@@ -295,6 +321,7 @@ impl Worker for WorkerService {
     type ExportStream = EventStream;
 
     async fn export(&self, request: Request<wire::ExportRequest>) -> Answer<EventStream> {
+        self.audience.engines_only()?;
         let (shared, request) = (self.shared.clone(), request.into_inner());
         let run = |events| async move { export::run(&shared, request, events).await };
         Ok(Response::new(events::run(run)))
@@ -306,6 +333,7 @@ impl Worker for WorkerService {
         &self,
         request: Request<wire::ImportCacheRequest>,
     ) -> Answer<EventStream> {
+        self.audience.engines_only()?;
         let (shared, request) = (self.shared.clone(), request.into_inner());
         let run = |events| async move { cache::import(&shared, request, events).await };
         Ok(Response::new(events::run(run)))
@@ -317,6 +345,7 @@ impl Worker for WorkerService {
         &self,
         request: Request<wire::ExportCacheRequest>,
     ) -> Answer<EventStream> {
+        self.audience.engines_only()?;
         let (shared, request) = (self.shared.clone(), request.into_inner());
         let run = |events| async move { cache::export(&shared, request, events).await };
         Ok(Response::new(events::run(run)))
@@ -326,10 +355,14 @@ impl Worker for WorkerService {
         &self,
         request: Request<wire::ReleaseJobRequest>,
     ) -> Answer<wire::ReleaseJobResponse> {
+        self.audience.engines_only()?;
         let request = request.into_inner();
         cache::release(&self.shared, &request.job);
         self.shared.sandboxes.release(&request.job);
-        self.shared.jobs.release(&request.job);
+        let remains = self.shared.jobs.release(&request.job);
+        if !remains.is_empty() {
+            forget_later(&self.shared.refs, remains);
+        }
         self.shared.emptied.remove(&request.job);
         self.shared.gc.notify_one();
         if request.flush {
@@ -342,6 +375,7 @@ impl Worker for WorkerService {
         &self,
         request: Request<wire::DiskUsageRequest>,
     ) -> Answer<wire::DiskUsageResponse> {
+        self.audience.engines_only()?;
         let request = request.into_inner();
         let age = duration(request.age_limit_ns);
         let records = self.shared.refs.usage(&request.filter, age).await;
@@ -353,6 +387,7 @@ impl Worker for WorkerService {
     type PruneStream = ReceiverStream<Result<wire::UsageRecord, Status>>;
 
     async fn prune(&self, request: Request<wire::PruneRequest>) -> Answer<Self::PruneStream> {
+        self.audience.engines_only()?;
         let request = request.into_inner();
         let bytes = |value: i64| u64::try_from(value).unwrap_or(0);
         let options = PruneOptions {
@@ -396,6 +431,7 @@ impl Worker for WorkerService {
     ) -> Answer<wire::TagImageResponse> {
         let request = request.into_inner();
         store::tag(&self.shared, &request.source, &request.target)?;
+        self.shared.refs.flush().await.map_err(Failure::host)?;
         Ok(Response::new(wire::TagImageResponse {}))
     }
 
@@ -404,11 +440,9 @@ impl Worker for WorkerService {
         request: Request<wire::RemoveImageRequest>,
     ) -> Answer<wire::RemoveImageResponse> {
         let request = request.into_inner();
-        Ok(Response::new(store::remove(
-            &self.shared,
-            &request.name,
-            request.force,
-        )?))
+        let removed = store::remove(&self.shared, &request.name, request.force)?;
+        self.shared.refs.flush().await.map_err(Failure::host)?;
+        Ok(Response::new(removed))
     }
 
     type PullImageStream = EventStream;
@@ -443,6 +477,7 @@ impl Worker for WorkerService {
         request: Request<Streaming<wire::Bytes>>,
     ) -> Answer<wire::LoadImagesResponse> {
         let names = load::load(&self.shared, request.into_inner()).await?;
+        self.shared.refs.flush().await.map_err(Failure::host)?;
         Ok(Response::new(wire::LoadImagesResponse { names }))
     }
 
@@ -450,6 +485,7 @@ impl Worker for WorkerService {
         &self,
         request: Request<wire::OpenSandboxRequest>,
     ) -> Answer<wire::OpenSandboxResponse> {
+        self.audience.engines_only()?;
         sandbox::open(&self.shared, request.into_inner()).await?;
         Ok(Response::new(wire::OpenSandboxResponse {}))
     }
@@ -458,6 +494,7 @@ impl Worker for WorkerService {
         &self,
         request: Request<wire::SandboxName>,
     ) -> Answer<wire::CloseSandboxResponse> {
+        self.audience.engines_only()?;
         self.shared.sandboxes.close(&request.into_inner());
         Ok(Response::new(wire::CloseSandboxResponse {}))
     }
@@ -466,7 +503,8 @@ impl Worker for WorkerService {
         &self,
         request: Request<wire::CreateContainerRequest>,
     ) -> Answer<wire::ContainerName> {
-        let name = containers::create(&self.shared, request.into_inner()).await?;
+        let rights = self.audience.rights(request.extensions());
+        let name = containers::create(&self.shared, request.into_inner(), rights).await?;
         Ok(Response::new(wire::ContainerName { name }))
     }
 
@@ -485,8 +523,10 @@ impl Worker for WorkerService {
         &self,
         request: Request<Streaming<wire::AttachRequest>>,
     ) -> Answer<Self::AttachStream> {
+        let rights = self.audience.rights(request.extensions());
+        let requests = request.into_inner();
         Ok(Response::new(
-            containers::attach(&self.shared, request.into_inner()).await?,
+            containers::attach(&self.shared, requests, self.audience, rights).await?,
         ))
     }
 
@@ -550,6 +590,15 @@ impl Worker for WorkerService {
         let containers = self.shared.containers.list(request.into_inner().all);
         Ok(Response::new(wire::ListContainersResponse { containers }))
     }
+}
+
+/// Forgets what failed steps left behind, once those who joined the steps had time to look at it.
+fn forget_later(refs: &Refs, remains: Vec<oci::Digest>) {
+    let refs = refs.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(REMAINS).await;
+        remains.iter().for_each(|id| refs.forget(id));
+    });
 }
 
 fn duration(nanoseconds: i64) -> Duration {

@@ -92,9 +92,9 @@ impl Shared {
 
     /// What is kept for the job `id`, from now on until it is released.
     pub(crate) fn job(&self, id: &str) -> Result<Job, Failure> {
-        self.jobs.get(id, || Job {
-            sessions: crate::sessions::Sessions::none(&self.tunnel),
-            lease: self.refs.lease(id),
+        self.jobs.get(id, || {
+            let sessions = crate::sessions::Sessions::none(&self.tunnel);
+            Job::new(sessions, self.refs.lease(id))
         })
     }
 

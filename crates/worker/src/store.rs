@@ -233,6 +233,7 @@ pub(crate) async fn pull(
         .refs
         .set_image(record, &kept)
         .map_err(Failure::host)?;
+    shared.refs.flush().await.map_err(Failure::host)?;
     let ids = vec![image.root.digest.to_string()];
     Ok(wire::Done {
         ids,

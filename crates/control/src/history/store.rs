@@ -95,12 +95,20 @@ impl Store {
     /// Removes a record and what is kept for it.
     pub(crate) fn remove(self: &Arc<Store>, record: &BuildHistoryRecord) {
         let name = record.r#ref.clone();
-        let digests = digests(record);
         self.change(&record.r#ref, None, move |writing| {
             writing.open_table(RECORDS)?.remove(name.as_str())?;
+            // Not only those that the record names: an index's manifests are kept with it, for example.
             let mut blobs = writing.open_table(BLOBS)?;
-            for digest in &digests {
-                blobs.remove((digest.as_raw(), name.as_str()))?;
+            let mut gone = Vec::new();
+            for entry in blobs.iter()? {
+                let (key, _) = entry?;
+                let (digest, of) = key.value();
+                if of == name {
+                    gone.push(*digest);
+                }
+            }
+            for digest in &gone {
+                blobs.remove((digest, name.as_str()))?;
             }
             Ok(())
         });
@@ -112,7 +120,7 @@ impl Store {
         self: &Arc<Store>,
         name: &str,
         kept: Option<Arc<Kept>>,
-        write: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error> + Send + 'static,
+        write: impl Fn(&WriteTransaction) -> Result<(), redb::Error> + Send + 'static,
     ) {
         let mut fresh = self.fresh();
         fresh.last += 1;
@@ -243,18 +251,4 @@ fn decode(name: &str, bytes: &[u8]) -> Option<BuildHistoryRecord> {
 /// For whom the large blobs of a build's record are held.
 pub(crate) fn owner(name: &str) -> String {
     format!("history/{name}")
-}
-
-/// All blobs that a record names.
-fn digests(record: &BuildHistoryRecord) -> Vec<Digest> {
-    let results = record.result.iter().chain(record.results.values());
-    let results = results.flat_map(|result| {
-        let exported = result.results.values().chain(&result.result_deprecated);
-        exported.chain(&result.attestations)
-    });
-    let own = [&record.logs, &record.trace, &record.external_error];
-    let own = own.into_iter().flatten();
-    own.chain(results)
-        .filter_map(|descriptor| descriptor.digest.parse().ok())
-        .collect()
 }

@@ -19,7 +19,7 @@ use session::{Proxy, Sessions};
 use snapshot::{Kind, Snapshots};
 use tonic::service::Routes;
 use tonic::transport::Server;
-use worker::WorkerService;
+use worker::{ClientRules, WorkerService};
 
 use super::sources::registry_options;
 use crate::config::{Config, Dns, Gc, NetworkMode, Snapshotter, Space};
@@ -34,6 +34,7 @@ pub(super) struct Daemon {
     control: Control,
     history: History,
     worker: WorkerService,
+    rules: ClientRules,
 }
 
 impl Daemon {
@@ -60,8 +61,9 @@ impl Daemon {
 
         let sessions = Sessions::new();
         let connected = connect(&worker, sessions.clone()).await?;
+        let allowed = allowed(&config.insecure_entitlements);
         let options = engine::Options {
-            allowed: allowed(&config.insecure_entitlements),
+            allowed,
             max_parallelism: config.worker.max_parallelism,
         };
         let engine = Engine::new(connected, sessions.clone(), index, options);
@@ -83,12 +85,16 @@ impl Daemon {
             control,
             history,
             worker,
+            rules: ClientRules {
+                host_network: allowed.network_host,
+            },
         })
     }
 
     /// All that clients can call.
     pub(super) fn routes(&self) -> Routes {
-        self.control.routes().add_service(self.worker.server())
+        let worker = self.worker.client_server(self.rules);
+        self.control.routes().add_service(worker)
     }
 
     /// Whether no client, build or container needs the daemon.

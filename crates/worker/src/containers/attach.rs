@@ -17,6 +17,7 @@ use wire::attach_response::Response as Out;
 use super::create::set_env;
 use super::log::MAX_FRAME;
 use super::{Entry, Further, run, signal_number};
+use crate::audience::{Audience, Rights};
 use crate::failure::{Failure, chain};
 use crate::sandbox::{self, Live, Started};
 use crate::state::Shared;
@@ -29,10 +30,13 @@ const DEFAULT_SIZE: (u16, u16) = (24, 80);
 
 type Sender = mpsc::Sender<Result<wire::AttachResponse, Status>>;
 
-/// Attaches to a container; the first request says to which.
+/// Attaches someone with `rights` to a container, or an engine to a sandbox; the first request says
+/// to which.
 pub(crate) async fn attach(
     shared: &Arc<Shared>,
     mut requests: Streaming<wire::AttachRequest>,
+    audience: Audience,
+    rights: Rights,
 ) -> Result<ReceiverStream<Result<wire::AttachResponse, Status>>, Status> {
     let first = requests
         .message()
@@ -46,6 +50,7 @@ pub(crate) async fn attach(
     let (sender, receiver) = mpsc::channel(QUEUE);
     let size = start.size.map(size);
     if let Some(process) = start.sandbox {
+        audience.engines_only()?;
         let started = sandbox::start(shared, process, size.unwrap_or(DEFAULT_SIZE)).await?;
         let none = wire::StartContainerResponse::default();
         say(&sender, Out::Started(none)).await;
@@ -53,6 +58,7 @@ pub(crate) async fn attach(
         return Ok(ReceiverStream::new(receiver));
     }
     let entry = shared.containers.find(&start.container)?;
+    entry.record().check(rights)?;
     match start.exec {
         Some(spec) => exec(&entry, spec, size, requests, sender).await?,
         None => {

@@ -17,8 +17,9 @@ use sys::root::RootDir;
 use tokio::sync::watch;
 
 use super::log::Log;
-use super::record::{Mount, Port, Record, State, is_name};
+use super::record::{Mount, Port, Record, State, is_host_path, is_name};
 use super::{Entry, Further, Made, make_dir};
+use crate::audience::Rights;
 use crate::failure::{Failure, blocking, chain};
 use crate::sessions::Sessions;
 use crate::state::{Shared, id};
@@ -34,10 +35,11 @@ pub(super) struct Prepared {
     pub(super) network: Network,
 }
 
-/// Makes a container and answers its id.
+/// Makes a container for someone with `rights` and answers its id.
 pub(crate) async fn create(
     shared: &Arc<Shared>,
     request: wire::CreateContainerRequest,
+    rights: Rights,
 ) -> Result<String, Failure> {
     let (reference, config, image, image_id) = origin(shared, &request)?;
     let config: ImageConfig = match config.is_empty() {
@@ -50,6 +52,8 @@ pub(crate) async fn create(
     let name = name(&request, &id)?;
     let args = args(&request, &config)?;
     let network = network(shared, &request.network)?;
+    let host_files = request.mounts.iter().any(|m| is_host_path(&m.source));
+    rights.check(host_files, network == Network::Host)?;
     let ports = request
         .ports
         .iter()
@@ -337,7 +341,7 @@ fn bind(shared: &Shared, mount: &wire::BindMount) -> Result<MountAt, Failure> {
             mount.source, mount.destination
         )));
     }
-    let path = if mount.source.starts_with('/') {
+    let path = if is_host_path(&mount.source) {
         PathBuf::from(&mount.source)
     } else if is_name(&mount.source) {
         let path = shared.options.state_dir.join(VOLUMES).join(&mount.source);

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use proto::worker as wire;
 use serde::{Deserialize, Serialize};
 
+use crate::audience::Rights;
 use crate::failure::{Failure, chain};
 
 /// The name of a record's file in the container's directory.
@@ -71,6 +72,12 @@ pub(crate) struct Mount {
 }
 
 impl Record {
+    /// Refuses whoever may not have what the container has of the host.
+    pub(crate) fn check(&self, rights: Rights) -> Result<(), Failure> {
+        let host_files = self.mounts.iter().any(|mount| is_host_path(&mount.source));
+        rights.check(host_files, self.network == "host")
+    }
+
     /// Writes the record into the container's directory, whole or not at all.
     pub(crate) fn save(&self, dir: &Path) -> Result<(), Failure> {
         let write = || -> io::Result<()> {
@@ -201,6 +208,11 @@ impl Mount {
 }
 
 /// Whether `name` may name a container: Docker's grammar.
+/// Whether what is mounted is a path of the host; else it names a volume.
+pub(crate) fn is_host_path(source: &str) -> bool {
+    source.starts_with('/')
+}
+
 pub(crate) fn is_name(name: &str) -> bool {
     let mut chars = name.chars();
     chars.next().is_some_and(|c| c.is_ascii_alphanumeric())

@@ -21,6 +21,7 @@ use snapshot::{Active, Diff, LayerId};
 
 use crate::events::Events;
 use crate::failure::{Class, Failure, Remains, blocking, chain};
+use crate::jobs::Job;
 use crate::sessions::Sessions;
 use crate::state::{Shared, id};
 
@@ -74,12 +75,9 @@ pub(crate) async fn run(
                     let Ok(job) = shared.job(&start.job) else {
                         return Err(failed.failure);
                     };
-                    let lease = job.lease;
                     let op = op.clone();
-                    return blocking(move || {
-                        Err(remains(&refs, &lease, &op, &inputs, failed, meta))
-                    })
-                    .await;
+                    return blocking(move || Err(remains(&refs, &job, &op, &inputs, failed, meta)))
+                        .await;
                 }
             };
             blocking(move || keep(&refs, &inputs, output_ids, made, &meta)).await?
@@ -147,7 +145,7 @@ pub(crate) async fn run(
 /// Keeps what a failed step left in its mounts, for those who want to look into it. Blocks.
 fn remains(
     refs: &Refs,
-    lease: &refs::Lease,
+    job: &Job,
     op: &llb::ExecOp,
     inputs: &[Option<Ref>],
     failed: exec::Failed,
@@ -171,7 +169,8 @@ fn remains(
         });
         left.mounts.push(match kept {
             Some(kept) => {
-                lease.add(&kept);
+                job.lease.add(&kept);
+                job.add_remains(kept.id());
                 kept.id().to_string()
             }
             None => input.clone(),
