@@ -20,7 +20,7 @@ use crate::policy::{self, Policy};
 use crate::progress::{Event, Log, Step};
 use crate::request::{BuildRequest, Entitlements};
 use crate::sources::SourceMaps;
-use crate::{BuildError, capabilities};
+use crate::{BuildError, Frontends, capabilities};
 
 /// The scheme of images' identifiers.
 const IMAGE: &str = "docker-image://";
@@ -36,6 +36,7 @@ pub(crate) struct Shared {
     /// What the worker knows the build as.
     pub(crate) worker_job: String,
     pub(crate) session: String,
+    frontends: Frontends,
     pub(crate) job: solver::Job,
     pub(crate) worker: Worker,
     pub(crate) log: Arc<Log>,
@@ -61,7 +62,7 @@ struct ImageQuery {
 impl Shared {
     pub(crate) fn new(
         request: &BuildRequest,
-        worker_job: String,
+        (worker_job, frontends): (String, Frontends),
         verifier: Option<gateway::Verifier>,
         job: solver::Job,
         worker: Worker,
@@ -70,6 +71,7 @@ impl Shared {
     ) -> Shared {
         Shared {
             worker_job,
+            frontends,
             session: request.session.clone(),
             job,
             worker,
@@ -321,6 +323,9 @@ pub(crate) async fn run_frontend(
             "frontend {name} calls frontends more than {MAX_DEPTH} levels deep"
         )));
     }
+    let source = bridge.options.get("source").map(String::as_str);
+    let source = source.filter(|_| name == "gateway.v0");
+    bridge.shared.frontends.admit(name, source)?;
     let builtin = match name {
         "dockerfile.v0" => true,
         // A gateway whose source is the built-in frontend's name is the built-in frontend, unless

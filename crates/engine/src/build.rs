@@ -59,7 +59,7 @@ pub(crate) async fn run(
     let verifier = verifier(engine, &request).await?;
     let shared = Arc::new(Shared::new(
         &request,
-        worker_job.clone(),
+        (worker_job.clone(), engine.inner.options.frontends.clone()),
         verifier,
         job,
         engine.inner.worker.clone(),

@@ -22,6 +22,7 @@ mod steps;
 
 use std::sync::Arc;
 
+use frontend::FrontendError;
 use worker_client::Worker;
 
 pub use build::Finished;
@@ -55,6 +56,47 @@ pub struct Options {
     /// How many steps may run containers at once; `None` is as many as there are processors, at
     /// least four.
     pub max_parallelism: Option<usize>,
+    /// Which frontends builds may use.
+    pub frontends: Frontends,
+}
+
+/// Which frontends there are (BuildKit: the `[frontend]` tables of buildkitd.toml).
+#[derive(Clone, Debug)]
+pub struct Frontends {
+    /// `dockerfile.v0`.
+    pub dockerfile: bool,
+    /// `gateway.v0`: frontends that are images.
+    pub gateway: bool,
+    /// Repositories that such images may come from; any if empty.
+    pub gateway_repositories: Vec<String>,
+}
+
+impl Frontends {
+    /// Refuses a frontend that builds may not use, in BuildKit's words.
+    pub(crate) fn admit(&self, name: &str, source: Option<&str>) -> Result<(), FrontendError> {
+        let is_there = match name {
+            "dockerfile.v0" => self.dockerfile,
+            "gateway.v0" => self.gateway,
+            _ => false,
+        };
+        if !is_there {
+            return Err(FrontendError::invalid(format!("invalid frontend: {name}")));
+        }
+        let (Some(source), false) = (source, self.gateway_repositories.is_empty()) else {
+            return Ok(());
+        };
+        let repository = |name: &str| oci::Reference::parse(name).map(|reference| reference.name());
+        let asked = repository(source).map_err(|error| {
+            FrontendError::invalid(format!("invalid gateway source {source}: {error}"))
+        })?;
+        let mut allowed = self.gateway_repositories.iter();
+        if !allowed.any(|allowed| repository(allowed).is_ok_and(|allowed| allowed == asked)) {
+            return Err(FrontendError::invalid(format!(
+                "'{source}' is not an allowed gateway source"
+            )));
+        }
+        Ok(())
+    }
 }
 
 impl Engine {

@@ -6,13 +6,18 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use futures::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::time::Sleep;
 use tonic::transport::server::Connected;
 
 use crate::address::Address;
+
+/// How long the first bytes of a client are waited for.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// How a unix socket is made.
 #[derive(Clone, Debug)]
@@ -203,25 +208,40 @@ impl Stream for Listener {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let accepted = match &*self {
             Listener::Unix(listener) => {
-                ready!(listener.poll_accept(cx)).map(|(stream, _)| Connection::Unix(stream))
+                ready!(listener.poll_accept(cx)).map(|(stream, _)| Socket::Unix(stream))
             }
             Listener::Tcp(listener) => ready!(listener.poll_accept(cx)).map(|(stream, _)| {
                 // Requests are small and wait for answers; a failure costs only speed.
                 drop(stream.set_nodelay(true));
-                Connection::Tcp(stream)
+                Socket::Tcp(stream)
             }),
         };
-        Poll::Ready(Some(accepted))
+        Poll::Ready(Some(accepted.map(Connection::new)))
     }
 }
 
-/// One accepted connection.
+/// One accepted connection. It ends when nothing comes in over it for too long at its beginning: a
+/// client that only connects takes nothing from others but that.
 #[derive(Debug)]
-pub enum Connection {
-    /// Over a unix socket.
+pub struct Connection {
+    socket: Socket,
+    /// Until something has come in.
+    silence: Option<Pin<Box<Sleep>>>,
+}
+
+#[derive(Debug)]
+enum Socket {
     Unix(UnixStream),
-    /// Over TCP.
     Tcp(TcpStream),
+}
+
+impl Connection {
+    fn new(socket: Socket) -> Connection {
+        Connection {
+            socket,
+            silence: Some(Box::pin(tokio::time::sleep(SILENCE))),
+        }
+    }
 }
 
 /// Who is at the other end of a [`Connection`]; in the extensions of each request.
@@ -240,11 +260,11 @@ impl Connected for Connection {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
-        match self {
-            Connection::Unix(stream) => Peer::Local {
+        match &self.socket {
+            Socket::Unix(stream) => Peer::Local {
                 uid: stream.peer_cred().ok().map(|peer| peer.uid()),
             },
-            Connection::Tcp(stream) => Peer::Remote(stream.peer_addr().ok()),
+            Socket::Tcp(stream) => Peer::Remote(stream.peer_addr().ok()),
         }
     }
 }
@@ -255,10 +275,19 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Connection::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-            Connection::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+        let this = self.get_mut();
+        let read = match &mut this.socket {
+            Socket::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Socket::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+        };
+        if read.is_ready() {
+            this.silence = None;
+        } else if let Some(silence) = &mut this.silence
+            && silence.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
+        read
     }
 }
 
@@ -268,9 +297,9 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Connection::Unix(stream) => Pin::new(stream).poll_write(cx, data),
-            Connection::Tcp(stream) => Pin::new(stream).poll_write(cx, data),
+        match &mut self.get_mut().socket {
+            Socket::Unix(stream) => Pin::new(stream).poll_write(cx, data),
+            Socket::Tcp(stream) => Pin::new(stream).poll_write(cx, data),
         }
     }
 
@@ -279,9 +308,9 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Connection::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, data),
-            Connection::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, data),
+        match &mut self.get_mut().socket {
+            Socket::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, data),
+            Socket::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, data),
         }
     }
 
@@ -290,16 +319,16 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Connection::Unix(stream) => Pin::new(stream).poll_flush(cx),
-            Connection::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+        match &mut self.get_mut().socket {
+            Socket::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Socket::Tcp(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Connection::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-            Connection::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+        match &mut self.get_mut().socket {
+            Socket::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Socket::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
@@ -343,6 +372,28 @@ mod tests {
         connection.read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "hello");
         client.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_that_says_nothing_is_let_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let address = Address::Unix(dir.path().join("d.sock"));
+        let options = ListenOptions::default();
+        let mut listeners = listen(&address, &options).await.unwrap();
+        let path = dir.path().join("d.sock");
+        let (_silent, mut speaking) = (
+            UnixStream::connect(&path).await.unwrap(),
+            UnixStream::connect(&path).await.unwrap(),
+        );
+        speaking.write_all(b"a").await.unwrap();
+        let mut first = listeners[0].next().await.unwrap().unwrap();
+        let mut second = listeners[0].next().await.unwrap().unwrap();
+        tokio::time::pause();
+        let error = first.read_u8().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(second.read_u8().await.unwrap(), b'a');
+        let more = tokio::time::timeout(SILENCE * 2, second.read_u8()).await;
+        assert!(more.is_err(), "who has spoken may be silent");
     }
 
     #[tokio::test]

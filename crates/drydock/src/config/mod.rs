@@ -167,6 +167,16 @@ pub(crate) struct Frontends {
     pub(crate) gateway_repositories: Vec<String>,
 }
 
+impl From<Frontends> for engine::Frontends {
+    fn from(given: Frontends) -> engine::Frontends {
+        engine::Frontends {
+            dockerfile: given.dockerfile,
+            gateway: given.gateway,
+            gateway_repositories: given.gateway_repositories,
+        }
+    }
+}
+
 const DEFAULT_HISTORY_AGE: Duration = Duration::from_secs(48 * 3600);
 const DEFAULT_HISTORY_ENTRIES: usize = 50;
 const DEFAULT_REGISTRY_CONCURRENCY: usize = 4;

@@ -1,6 +1,7 @@
 //! Where clients reach the daemon.
 
 use std::pin::pin;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::future::try_join_all;
@@ -17,6 +18,9 @@ use crate::config::Config;
 /// Flow control windows in bytes: contexts and layers flow through them.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
+/// How often clients on other machines are asked whether they are there, and how long they may take to
+/// answer.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 /// Headers hold errors with all their details.
 const MAX_HEADERS: u32 = 1 << 20;
 
@@ -98,6 +102,12 @@ impl Listeners {
             let (routes, calls, stop) = (routes.clone(), calls.clone(), stop.clone());
             async move {
                 let mut server = Server::builder();
+                if matches!(listener, Listener::Tcp(_)) {
+                    // A machine that is gone does not say so.
+                    server = server
+                        .http2_keepalive_interval(Some(KEEPALIVE))
+                        .http2_keepalive_timeout(Some(KEEPALIVE));
+                }
                 if let Some(tls) = tls {
                     server = server.tls_config(tls).context("failed to set up TLS")?;
                 }

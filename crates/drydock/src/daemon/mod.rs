@@ -11,24 +11,30 @@ mod notify;
 mod parts;
 mod sources;
 
-use std::fs::File;
+use std::fs::{File, Permissions};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use rpc::calls::Calls;
 use rustix::fs::FlockOperation;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use parts::Daemon;
 
+/// The file that is locked while a daemon uses a directory.
+const LOCK: &str = "drydockd.lock";
+
 /// Runs a daemon until it is told to stop or has been idle for as long as the configuration says.
 ///
 /// # Errors
 /// When another daemon uses the same directory, or something that it needs cannot be had.
 pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
-    std::fs::create_dir_all(&config.root)
+    raise_open_files();
+    make_root(&config.root)
         .with_context(|| format!("failed to create `{}`", config.root.display()))?;
     let lock = lock(&config.root)?;
     // Before clients can reach the daemon: from then on it may be told to stop.
@@ -73,9 +79,33 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     ended
 }
 
+/// Makes the directory of everything that is kept. Logs, secrets' traces and files of containers that
+/// run as somebody else are in it: nobody else may look.
+fn make_root(root: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(root)?;
+    // One that was made by an earlier version, not one that is used for other things too.
+    if root.join(LOCK).exists() {
+        let mode = std::fs::metadata(root)?.permissions().mode();
+        std::fs::set_permissions(root, Permissions::from_mode(mode & 0o700))?;
+    }
+    Ok(())
+}
+
+/// Has as many files open at a time as the system lets the process: each client takes one at least.
+fn raise_open_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays");
+    }
+}
+
 /// Makes sure that no other daemon uses `root`; the lock goes with the process.
 fn lock(root: &Path) -> anyhow::Result<File> {
-    let path = root.join("drydockd.lock");
+    let path = root.join(LOCK);
     let file = File::options()
         .create(true)
         .truncate(false)

@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use buildcache::LocalIndex;
 use content::Content;
 use control::{Control, History, Version};
@@ -40,6 +40,7 @@ pub(super) struct Daemon {
 impl Daemon {
     /// Opens the state, starts a worker on it, and an engine on that.
     pub(super) async fn start(config: &Config) -> anyhow::Result<Daemon> {
+        refuse_what_is_not_kept(config)?;
         let launcher = Launcher::start(launcher_options(config)?);
         let (root, kind) = (config.root.clone(), kind(config.worker.snapshotter));
         let state = tokio::task::spawn_blocking(move || State::open(&root, kind));
@@ -65,6 +66,7 @@ impl Daemon {
         let options = engine::Options {
             allowed,
             max_parallelism: config.worker.max_parallelism,
+            frontends: config.frontends.clone().into(),
         };
         let engine = Engine::new(connected, sessions.clone(), index, options);
         let version = Version {
@@ -174,6 +176,36 @@ impl State {
         });
         Ok(State { refs, index })
     }
+}
+
+/// Refuses a configuration that asks for protection which this daemon does not give; what it does
+/// better than asked for is only told.
+fn refuse_what_is_not_kept(config: &Config) -> anyhow::Result<()> {
+    let worker = &config.worker;
+    if !worker.enabled {
+        bail!(
+            "the only worker is disabled: leave out `--oci-worker=false` and `enabled = false` of [worker.oci]"
+        );
+    }
+    if let Some(profile) = worker
+        .apparmor_profile
+        .as_deref()
+        .filter(|name| !name.is_empty())
+    {
+        bail!(
+            "AppArmor profile `{profile}` would not be applied: this daemon confines steps by capabilities and \
+               seccomp only; leave `apparmor-profile` out"
+        );
+    }
+    if worker.rootless {
+        tracing::warn!("`rootless` changes nothing: the daemon runs as the user who started it");
+    }
+    if worker.no_process_sandbox {
+        tracing::info!(
+            "`noProcessSandbox` changes nothing: steps always have process namespaces of their own"
+        );
+    }
+    Ok(())
 }
 
 fn kind(snapshotter: Snapshotter) -> Kind {
