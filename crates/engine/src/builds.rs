@@ -1,6 +1,7 @@
 //! The builds that run, and the last ones that ended.
 
 use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -21,6 +22,8 @@ const WAIT: Duration = Duration::from_secs(6);
 pub(crate) struct Builds {
     state: Mutex<State>,
     added: Notify,
+    /// Where progress is kept that is too much for memory.
+    logs: Option<PathBuf>,
 }
 
 #[derive(Default)]
@@ -37,13 +40,24 @@ pub(crate) struct Entry {
 }
 
 impl Builds {
+    /// No builds yet; progress that is too much for memory is kept in `logs`.
+    pub(crate) fn new(logs: PathBuf) -> Builds {
+        Builds {
+            logs: Some(logs),
+            ..Builds::default()
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Enters a build.
     pub(crate) fn begin(self: &Arc<Builds>, name: &str) -> Result<Entry, BuildError> {
-        let log = Log::new();
+        let log = match &self.logs {
+            Some(dir) => Log::spilling_to(dir.clone()),
+            None => Log::new(),
+        };
         {
             let mut state = self.lock();
             if state.running.contains_key(name) {

@@ -20,6 +20,7 @@ pub mod provenance;
 mod sources;
 mod steps;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use frontend::FrontendError;
@@ -56,6 +57,8 @@ pub struct Options {
     /// How many steps may run containers at once; `None` is as many as there are processors, at
     /// least four.
     pub max_parallelism: Option<usize>,
+    /// An existing directory for progress that is too much for memory.
+    pub logs: PathBuf,
     /// Which frontends builds may use.
     pub frontends: Frontends,
 }
@@ -125,7 +128,7 @@ impl Engine {
                 worker,
                 solver,
                 index,
-                builds: Arc::default(),
+                builds: Arc::new(Builds::new(options.logs.clone())),
                 sessions: clients,
                 driven: gateway::Builds::default(),
                 options,

@@ -3,7 +3,10 @@
 //! A build has one [`Log`] of events. Watchers read it with a cursor of their own, so that a slow
 //! one holds up nobody, a late one sees all from the start, and nothing is lost.
 
+mod spill;
+
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -11,6 +14,8 @@ use bytes::Bytes;
 use frontend::{SourceLocation, Warning};
 use oci::Digest;
 use tokio::sync::Notify;
+
+use spill::{Spill, Stored};
 
 /// A vertex as clients see it; sent anew whenever it changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,7 +93,9 @@ pub struct Log {
 
 #[derive(Default)]
 struct State {
-    events: Vec<Arc<Event>>,
+    events: Vec<Stored>,
+    spill: Spill,
+    warnings: usize,
     vertices: HashMap<Digest, VertexState>,
     /// In order of their first appearance, for the flush at the end.
     order: Vec<Digest>,
@@ -108,6 +115,13 @@ impl Log {
     /// An empty log.
     pub fn new() -> Arc<Log> {
         Arc::new(Log::default())
+    }
+
+    /// An empty log that keeps what is too much for memory in a file in `dir`.
+    pub fn spilling_to(dir: PathBuf) -> Arc<Log> {
+        let log = Log::default();
+        log.lock().spill = Spill::to(dir);
+        Arc::new(log)
     }
 
     /// A new watcher, at the beginning.
@@ -136,7 +150,9 @@ impl Log {
         {
             state.order.push(vertex.digest);
         }
-        state.events.push(Arc::new(event));
+        state.warnings += usize::from(matches!(event, Event::Warning { .. }));
+        let stored = state.spill.store(event);
+        state.events.push(stored);
         drop(state);
         self.changed.notify_waiters();
     }
@@ -162,13 +178,9 @@ impl Log {
         self.lock().vertices.get(digest).cloned()
     }
 
-    /// Whether any warning was pushed.
+    /// How many warnings were pushed.
     pub fn warnings(&self) -> usize {
-        self.lock()
-            .events
-            .iter()
-            .filter(|e| matches!(***e, Event::Warning { .. }))
-            .count()
+        self.lock().warnings
     }
 
     /// Ends the log. Vertices that began and did not end are told to be cancelled, as BuildKit does.
@@ -201,12 +213,11 @@ impl Log {
     fn since(&self, position: usize) -> (Vec<Arc<Event>>, bool) {
         let state = self.lock();
         let end = state.events.len().min(position + BATCH);
-        let events = state
-            .events
-            .get(position..end)
-            .map(<[_]>::to_vec)
-            .unwrap_or_default();
-        (events, state.closed)
+        let stored = state.events.get(position..end).map(<[_]>::to_vec);
+        let closed = state.closed;
+        drop(state);
+        let stored = stored.unwrap_or_default();
+        (stored.iter().map(Stored::load).collect(), closed)
     }
 }
 

@@ -66,6 +66,7 @@ impl Daemon {
         let options = engine::Options {
             allowed,
             max_parallelism: config.worker.max_parallelism,
+            logs: config.root.clone(),
             frontends: config.frontends.clone().into(),
         };
         let engine = Engine::new(connected, sessions.clone(), index, options);
