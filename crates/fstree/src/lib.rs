@@ -12,6 +12,9 @@ pub mod copy;
 pub mod dockerignore;
 pub mod edit;
 mod filter;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod path;
 pub mod pattern;
 mod resolve;

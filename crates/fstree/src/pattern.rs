@@ -239,6 +239,10 @@ mod tests {
             ("a", true),
             ("*.log", false),
             ("a/*", true),
+            ("a/?.log", true),
+            ("?/[^b].log", true),
+            ("a/??.log", false),
+            ("a/[b].log", false),
         ] {
             assert_eq!(
                 Matcher::new(&[pattern]).unwrap().matches(name),

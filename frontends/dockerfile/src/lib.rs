@@ -11,6 +11,9 @@
 mod build;
 mod context;
 mod expand;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod git;
 mod go;
 mod image;

@@ -1,5 +1,7 @@
 //! One pattern with `**`, compiled.
 
+use std::borrow::Cow;
+
 use regex::bytes::{Regex, RegexBuilder};
 
 use super::go_match::{Token, parse};
@@ -52,9 +54,22 @@ impl Glob {
             Glob::Suffix(end) => {
                 path.ends_with(end) || end.strip_prefix(b"/").is_some_and(|end| path == end)
             }
-            Glob::Regex(regex) => regex.is_match(path),
+            Glob::Regex(regex) => regex.is_match(&as_go(path)),
         }
     }
+}
+
+/// A name as Go's regular expressions see it: a byte that is not UTF-8 is U+FFFD.
+fn as_go(name: &[u8]) -> Cow<'_, [u8]> {
+    if std::str::from_utf8(name).is_ok() {
+        return Cow::Borrowed(name);
+    }
+    let mut seen = String::with_capacity(name.len() + 8);
+    for chunk in name.utf8_chunks() {
+        seen.push_str(chunk.valid());
+        seen.extend(chunk.invalid().iter().map(|_| char::REPLACEMENT_CHARACTER));
+    }
+    Cow::Owned(seen.into_bytes())
 }
 
 fn to_regex(pattern: &str) -> Option<String> {

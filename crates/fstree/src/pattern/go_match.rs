@@ -120,13 +120,16 @@ impl Token {
             (Token::Star, _) => false,
             (Token::Any, unit) => unit != Unit::Char('/'),
             (Token::Literal(want), unit) => unit == Unit::Char(*want),
-            (Token::Class { negated, ranges }, Unit::Char(char)) => {
+            (Token::Class { negated, ranges }, unit) => {
+                let char = match unit {
+                    Unit::Char(char) => char,
+                    Unit::Byte => char::REPLACEMENT_CHARACTER,
+                };
                 ranges
                     .iter()
                     .any(|(low, high)| (*low..=*high).contains(&char))
                     != *negated
             }
-            (Token::Class { negated, .. }, Unit::Byte) => *negated,
         }
     }
 }
