@@ -26,4 +26,5 @@ mod images;
 mod outputs;
 mod program;
 mod reuse;
+mod rights;
 mod steps;
