@@ -10,6 +10,7 @@
 )]
 
 mod autostart;
+mod bollard;
 mod breaks;
 mod build_cache;
 mod concurrency;

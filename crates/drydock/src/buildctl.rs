@@ -6,8 +6,10 @@ mod usage;
 mod workers;
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -215,12 +217,16 @@ fn carry<S: Read + Write + Send + 'static>(
     mut sender: S,
     end: fn(&S) -> io::Result<()>,
 ) -> anyhow::Result<()> {
+    // As files: the standard library's own hold lines back until they are whole.
+    let own = |end: BorrowedFd<'_>| end.try_clone_to_owned().map(File::from);
+    let mut input = own(io::stdin().as_fd()).context("failed to open standard input")?;
+    let mut output = own(io::stdout().as_fd()).context("failed to open standard output")?;
     thread::spawn(move || {
         // An error here shows as an end on the other direction.
-        let _ = io::copy(&mut io::stdin(), &mut sender);
+        let _ = io::copy(&mut input, &mut sender);
         let _ = end(&sender);
     });
-    io::copy(&mut socket, &mut io::stdout()).context("failed to carry the daemon's answer")?;
+    io::copy(&mut socket, &mut output).context("failed to carry the daemon's answer")?;
     Ok(())
 }
 
