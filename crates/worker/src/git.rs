@@ -149,10 +149,6 @@ async fn request(
 }
 
 async fn agent(shared: &Shared, id: &str, sessions: &Sessions) -> Result<Agent, Failure> {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let dir = shared.options.state_dir.join(format!("git-ssh-{number}"));
     let mount = SshMount {
         id: id.to_owned(),
         uid: 0,
@@ -160,7 +156,7 @@ async fn agent(shared: &Shared, id: &str, sessions: &Sessions) -> Result<Agent, 
         mode: AGENT_MODE,
         optional: false,
     };
-    let agent = Agent::forward(sessions, &mount, dir).await?;
+    let agent = Agent::forward(sessions, &mount, &shared.scratch).await?;
     agent.ok_or_else(|| ssh::missing(id))
 }
 

@@ -21,6 +21,7 @@ mod op;
 mod pin;
 mod quote;
 mod sandbox;
+mod scratch;
 mod service;
 mod sessions;
 mod state;

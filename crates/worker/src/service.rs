@@ -18,6 +18,7 @@ use crate::containers::{self, Containers};
 use crate::events::{self, EventStream};
 use crate::failure::Failure;
 use crate::jobs::Jobs;
+use crate::scratch::Scratch;
 use crate::state::{Options, Shared, id};
 use crate::{cache, convert, digests, export, files, images, load, op, pin, sandbox, store};
 
@@ -53,7 +54,7 @@ impl WorkerService {
     /// Puts a worker together, and begins to throw away what is in nobody's use.
     ///
     /// # Errors
-    /// When the records of containers cannot be read.
+    /// When the records of containers cannot be read, or the disk fails.
     pub fn new(parts: Parts, options: Options) -> Result<WorkerService, StartError> {
         let Parts {
             refs,
@@ -63,8 +64,14 @@ impl WorkerService {
         } = parts;
         let dir = options.state_dir.join(CONTAINERS);
         let containers = Containers::open(&dir).map_err(|failure| StartError {
+            what: "take up containers",
             dir,
             reason: failure.to_string(),
+        })?;
+        let scratch = Scratch::open(&options.state_dir).map_err(|error| StartError {
+            what: "make a directory",
+            dir: options.state_dir.clone(),
+            reason: error.to_string(),
         })?;
         let fetcher = source::Fetcher::new(refs.clone());
         let shared = Arc::new(Shared {
@@ -81,6 +88,7 @@ impl WorkerService {
             digests: digests::Digests::default(),
             containers,
             imports: cache::Imports::default(),
+            scratch,
             sandboxes: sandbox::Sandboxes::default(),
             gc: tokio::sync::Notify::new(),
             jobs: Jobs::default(),
@@ -137,8 +145,9 @@ impl WorkerService {
 
 /// Why a worker does not start.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to take up containers in `{}`: {reason}", dir.display())]
+#[error("failed to {what} in `{}`: {reason}", dir.display())]
 pub struct StartError {
+    what: &'static str,
     dir: PathBuf,
     reason: String,
 }

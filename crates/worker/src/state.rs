@@ -53,6 +53,7 @@ pub(crate) struct Shared {
     pub(crate) digests: Digests,
     pub(crate) containers: Containers,
     pub(crate) imports: crate::cache::Imports,
+    pub(crate) scratch: crate::scratch::Scratch,
     pub(crate) sandboxes: crate::sandbox::Sandboxes,
     pub(crate) gc: tokio::sync::Notify,
     /// The cache mounts that jobs have emptied because they use nothing of before.

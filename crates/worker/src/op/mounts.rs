@@ -127,11 +127,7 @@ pub(crate) async fn prepare(
                 None => return Err(secret::missing(&wanted.id)),
             },
             MountKind::Ssh(wanted) => {
-                let dir = shared
-                    .options
-                    .state_dir
-                    .join(format!("ssh-{}-{index}", step.id));
-                match Agent::forward(sessions, wanted, dir).await? {
+                match Agent::forward(sessions, wanted, &shared.scratch).await? {
                     Some(agent) => {
                         let fd = agent.mount.try_clone().map_err(Failure::host)?;
                         mounts._agents.push(agent);

@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use llb::SshMount;
 use sys::mount::{Bind, MountFd};
 use sys::root::{Follow, RootDir};
+use tempfile::TempDir;
 use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
 
 use crate::failure::{Class, Failure};
+use crate::scratch::Scratch;
 use crate::sessions::Sessions;
 
 /// The name of the socket in the agent's directory.
@@ -18,17 +20,18 @@ const SOCKET: &str = "agent.sock";
 /// A forwarded agent: as long as it lives, connections are served.
 pub(crate) struct Agent {
     pub(crate) mount: MountFd,
-    dir: PathBuf,
+    /// Where the socket is.
+    dir: TempDir,
     server: JoinHandle<()>,
 }
 
 impl Agent {
-    /// Listens in `dir` (made here, removed with the agent) for a step that mounts the agent
-    /// `mount.id`. `None` when no session has that agent.
+    /// Listens in a directory of its own for a step that mounts the agent `mount.id`. `None` when no
+    /// session has that agent.
     pub(crate) async fn forward(
         sessions: &Sessions,
         mount: &SshMount,
-        dir: PathBuf,
+        scratch: &Scratch,
     ) -> Result<Option<Agent>, Failure> {
         let id = mount.id.clone();
         let check = sessions.first(|calls| {
@@ -48,15 +51,12 @@ impl Agent {
                 return Err(failure.context(format!("failed to reach ssh agent {id}")));
             }
         };
-        let listen = || -> std::io::Result<(UnixListener, MountFd)> {
+        let listen = || -> std::io::Result<(TempDir, UnixListener, MountFd)> {
             // The directory is only for us; the socket in it has the mode that the step asks for.
             let name = Path::new(SOCKET);
-            let parent = dir.parent().unwrap_or(Path::new("/"));
-            let root = RootDir::open(parent)?;
-            let own = dir.file_name().map(Path::new).unwrap_or(Path::new("ssh"));
-            root.mkdir(own, 0o700)?;
-            let root = root.open_dir(own)?;
-            let listener = UnixListener::bind(dir.join(name))?;
+            let dir = scratch.directory()?;
+            let root = RootDir::open(dir.path())?;
+            let listener = UnixListener::bind(dir.path().join(name))?;
             root.chown(name, mount.uid, mount.gid, Follow::No)?;
             root.chmod(name, mount.mode & 0o777)?;
             let fd = root.resolve(name, Follow::No)?;
@@ -67,9 +67,9 @@ impl Agent {
                     recursive: false,
                 },
             )?;
-            Ok((listener, bind))
+            Ok((dir, listener, bind))
         };
-        let (listener, bind) = listen()
+        let (dir, listener, bind) = listen()
             .map_err(|e| Failure::host(e).context(format!("failed to forward ssh agent {id}")))?;
         let server = tokio::spawn(async move {
             while let Ok((connection, _)) = listener.accept().await {
@@ -90,18 +90,13 @@ impl Agent {
 
     /// The socket, for a process of the daemon's own.
     pub(crate) fn socket(&self) -> PathBuf {
-        self.dir.join(SOCKET)
+        self.dir.path().join(SOCKET)
     }
 }
 
 impl Drop for Agent {
     fn drop(&mut self) {
         self.server.abort();
-        if let (Some(parent), Some(name)) = (self.dir.parent(), self.dir.file_name())
-            && let Ok(root) = RootDir::open(parent)
-        {
-            let _ = root.remove_all(Path::new(name));
-        }
     }
 }
 
