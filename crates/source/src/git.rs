@@ -6,6 +6,7 @@
 mod checkout;
 mod command;
 mod listing;
+mod running;
 
 use std::path::{Path, PathBuf};
 
@@ -176,7 +177,7 @@ impl GitRequest {
         let remote = Git::in_repository(repository).with(&network);
         let shallow = [
             "fetch",
-            "--quiet",
+            "--progress",
             "--depth=1",
             "--no-tags",
             "--",
@@ -187,7 +188,7 @@ impl GitRequest {
             return Ok(git);
         }
         // Not every server gives single commits, or less than all; and the branch may have moved.
-        let mut all = vec!["fetch", "--quiet", "--force", "--tags"];
+        let mut all = vec!["fetch", "--progress", "--force", "--tags"];
         if repository.join("shallow").exists() {
             all.push("--unshallow");
         }

@@ -32,8 +32,8 @@ pub(super) async fn checkout(
         let git = Git::in_files(target).with(&network);
         let update = [
             "submodule",
-            "--quiet",
             "update",
+            "--progress",
             "--init",
             "--recursive",
             "--depth=1",

@@ -5,16 +5,16 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
 
 use super::GitRequest;
+use super::running::{self, SCRIPT};
 
-/// Output of git that is read; what comes after it is dropped.
-const MAX_OUTPUT: u64 = 16 << 20;
-/// What is kept of what it says about a failure.
-const MAX_ERROR: u64 = 64 << 10;
+/// A server that has sent nothing for so long will not: others wait for the repository. Large ones
+/// count their objects for minutes, but say how far they are.
+const SILENCE: Duration = Duration::from_secs(300);
 /// What a remote repository, or one that is named in one, may be reached by.
 const PROTOCOLS: &str = "http:https:git:ssh";
 /// The proxies of the daemon hold for git, too.
@@ -29,8 +29,6 @@ const INHERITED: [&str; 9] = [
     "no_proxy",
     "all_proxy",
 ];
-/// Modes of files are what the repository says; git takes the umask off.
-const SCRIPT: &str = "umask 022 && exec git \"$@\"";
 
 /// Why a command of git failed.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +36,9 @@ pub enum Failed {
     /// There is no git, or it cannot be run.
     #[error("failed to run git")]
     Start(#[source] io::Error),
+    /// Another machine does not answer.
+    #[error("git made no progress for {} s", .0.as_secs_f64())]
+    Silent(Duration),
     /// It said so.
     #[error("git stderr:\n{stderr}: {status}")]
     Exit {
@@ -50,7 +51,7 @@ pub enum Failed {
 
 /// How a program ended.
 #[derive(Debug)]
-pub struct Status(std::process::ExitStatus);
+pub struct Status(pub(super) std::process::ExitStatus);
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -64,6 +65,8 @@ impl fmt::Display for Status {
 /// What a command needs to reach other machines.
 pub(super) struct Network {
     environment: Vec<(&'static str, String)>,
+    /// How long nothing may come.
+    pub(super) silence: Duration,
     /// Settings, given by the environment: arguments can be seen by all users.
     settings: Vec<(String, String)>,
     /// Read by ssh as long as this lives.
@@ -89,6 +92,8 @@ impl Network {
         let mut environment = vec![
             ("GIT_ALLOW_PROTOCOL", PROTOCOLS.to_owned()),
             ("GIT_SSH_COMMAND", ssh),
+            ("GIT_HTTP_LOW_SPEED_LIMIT", "1".to_owned()),
+            ("GIT_HTTP_LOW_SPEED_TIME", SILENCE.as_secs().to_string()),
         ];
         if let Some(agent) = &request.ssh_agent {
             environment.push(("SSH_AUTH_SOCK", agent.display().to_string()));
@@ -99,6 +104,7 @@ impl Network {
         });
         Ok(Network {
             environment,
+            silence: SILENCE,
             settings: settings.collect(),
             _known_hosts: known_hosts,
         })
@@ -190,19 +196,11 @@ impl Git<'_> {
         self.directory.as_deref().unwrap_or(Path::new("/"))
     }
 
-    /// Runs a command and gives what it prints. Dropped, the command is killed.
+    /// Runs a command and gives what it prints. Dropped, the command is killed. One that reaches
+    /// other machines has to say how far it is.
     pub(super) async fn run<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<String, Failed> {
-        let mut child = self.command(arguments).spawn().map_err(Failed::Start)?;
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let (stdout, stderr) = tokio::join!(read(stdout, MAX_OUTPUT), read(stderr, MAX_ERROR));
-        let status = child.wait().await.map_err(Failed::Start)?;
-        if status.success() {
-            return Ok(stdout);
-        }
-        Err(Failed::Exit {
-            stderr,
-            status: Status(status),
-        })
+        let silence = self.network.map(|network| network.silence);
+        running::run(self.command(arguments), silence).await
     }
 
     fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
@@ -224,10 +222,9 @@ impl Git<'_> {
             .env("GIT_TERMINAL_PROMPT", "0")
             .env("GIT_ADVICE", "0")
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
+            .stderr(Stdio::piped());
         let mut settings = vec![
             ("init.defaultBranch", "master"),
             ("core.logAllRefUpdates", "false"),
@@ -255,16 +252,4 @@ impl Git<'_> {
         }
         command
     }
-}
-
-/// Reads all, and keeps the first `limit` bytes.
-async fn read(from: Option<impl AsyncRead + Unpin>, limit: u64) -> String {
-    let Some(mut from) = from else {
-        return String::new();
-    };
-    let mut kept = Vec::new();
-    // A pipe that breaks is one that ends.
-    let _ = (&mut from).take(limit).read_to_end(&mut kept).await;
-    let _ = tokio::io::copy(&mut from, &mut tokio::io::sink()).await;
-    String::from_utf8_lossy(&kept).into_owned()
 }
