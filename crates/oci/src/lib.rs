@@ -14,6 +14,7 @@ mod manifest;
 mod path;
 mod platform;
 mod reference;
+mod url;
 
 pub use config::{ConfigDetails, HealthConfig, History, ImageConfig, RootFs};
 pub use digest::{Digest, Hasher, ParseDigestError};
@@ -21,3 +22,4 @@ pub use manifest::{Descriptor, Index, Manifest, media_type};
 pub use path::RootedPath;
 pub use platform::{ParsePlatformError, Platform};
 pub use reference::{ParseReferenceError, Reference};
+pub use url::{UrlCredentials, redact_url};

@@ -10,7 +10,7 @@ mod running;
 
 use std::path::{Path, PathBuf};
 
-use oci::Digest;
+use oci::{Digest, UrlCredentials, redact_url};
 use registry::Secret;
 use serde::Serialize;
 
@@ -22,7 +22,7 @@ use listing::Listing;
 /// A commit of a repository that is wanted as files.
 #[derive(Clone, Default)]
 pub struct GitRequest {
-    /// Where the repository is, in one of git's own forms.
+    /// Where the repository is, in one of git's own forms. Credentials in it are for nobody else.
     pub url: String,
     /// Branch, tag, full ref or commit; empty is the default branch.
     pub reference: String,
@@ -71,6 +71,14 @@ struct Identity<'a> {
 }
 
 impl GitRequest {
+    /// The URL without its credentials: what may be recorded, and seen among the machine's processes.
+    pub fn public_url(&self) -> String {
+        match UrlCredentials::of(&self.url) {
+            Some(found) => found.public_url(),
+            None => self.url.clone(),
+        }
+    }
+
     /// Finds the commit that is meant, asking the repository unless the request says it.
     ///
     /// # Errors
@@ -92,6 +100,7 @@ impl GitRequest {
                 got: object,
             });
         }
+        let url = self.public_url();
         let identity = Identity {
             commit: &commit,
             subdir: &self.subdir,
@@ -99,7 +108,7 @@ impl GitRequest {
             commit_time: self.commit_time,
             git_dir: self
                 .keep_git_dir
-                .then_some((&self.url, &object, reference.as_deref())),
+                .then_some((&url, &object, reference.as_deref())),
         };
         let mut text = b"drydock.git.v0:".to_vec();
         text.extend(serde_json::to_vec(&identity).expect("strings are valid JSON"));
@@ -130,11 +139,12 @@ impl GitRequest {
     async fn ask(&self) -> Result<listing::Found, GitError> {
         let network = Network::of(self)?;
         let git = Git::anywhere().with(&network);
+        let url = self.public_url();
         if self.reference.is_empty() {
-            let list = ["ls-remote", "--symref", "--", &self.url, "HEAD"];
+            let list = ["ls-remote", "--symref", "--", &url, "HEAD"];
             let answer = git.run(&list).await;
             let answer = answer.map_err(|failed| GitError::DefaultBranch {
-                url: shown(&self.url),
+                url: redact_url(&self.url),
                 source: failed,
             })?;
             return Listing::of(&answer).head().ok_or_else(|| GitError::NoRef {
@@ -145,7 +155,7 @@ impl GitRequest {
         check_word(&self.reference)?;
         let peeled = format!("{}^{{}}", self.reference);
         let answer = git
-            .run(&["ls-remote", "--", &self.url, &self.reference, &peeled])
+            .run(&["ls-remote", "--", &url, &self.reference, &peeled])
             .await
             .map_err(|failed| self.failed(failed))?;
         let found = Listing::of(&answer).find(&self.reference);
@@ -158,6 +168,7 @@ impl GitRequest {
     /// Sees to it that the objects of the commit are in `repository`.
     async fn fetch(&self, pin: &GitPin, repository: &Path) -> Result<Git<'static>, GitError> {
         let network = Network::of(self)?;
+        let url = self.public_url();
         let git = Git::in_repository(repository);
         let broken = |source| GitError::Repository { source };
         let mut init = vec!["init", "--quiet", "--bare"];
@@ -175,14 +186,7 @@ impl GitRequest {
         let wanted = pin.reference.as_deref().unwrap_or(&pin.commit);
         let spec = format!("+{wanted}:{kept}");
         let remote = Git::in_repository(repository).with(&network);
-        let shallow = [
-            "fetch",
-            "--progress",
-            "--depth=1",
-            "--no-tags",
-            "--",
-            &self.url,
-        ];
+        let shallow = ["fetch", "--progress", "--depth=1", "--no-tags", "--", &url];
         let first = remote.run(&[&shallow[..], &[&spec]].concat()).await;
         if first.is_ok() && self.has(&git, pin).await {
             return Ok(git);
@@ -193,7 +197,7 @@ impl GitRequest {
             all.push("--unshallow");
         }
         let branches = "+refs/heads/*:refs/remotes/origin/*";
-        all.extend(["--", &self.url, branches]);
+        all.extend(["--", &url, branches]);
         if let Err(failed) = remote.run(&all).await {
             return Err(self.failed(first.err().unwrap_or(failed)));
         }
@@ -223,7 +227,7 @@ impl GitRequest {
 
     fn failed(&self, source: command::Failed) -> GitError {
         GitError::Fetch {
-            url: shown(&self.url),
+            url: redact_url(&self.url),
             source,
         }
     }
@@ -249,7 +253,7 @@ fn is_object(text: &str) -> bool {
 
 /// Refuses what git would take for something else than a remote repository.
 fn check_url(url: &str) -> Result<(), GitError> {
-    let refused = || GitError::Url(shown(url));
+    let refused = || GitError::Url(redact_url(url));
     check_word(url).map_err(|_| refused())?;
     match url.split_once("://") {
         Some(("http" | "https" | "git" | "ssh", rest)) if !rest.starts_with('-') => Ok(()),
@@ -273,17 +277,6 @@ fn check_word(word: &str) -> Result<(), GitError> {
         return Err(GitError::Word(word.to_owned()));
     }
     Ok(())
-}
-
-/// `url` as people see it: without a password.
-fn shown(url: &str) -> String {
-    match url::Url::parse(url) {
-        Ok(mut parsed) if parsed.password().is_some() => {
-            let _ = parsed.set_password(Some("xxxxx"));
-            parsed.to_string()
-        }
-        _ => url.to_owned(),
-    }
 }
 
 #[cfg(test)]

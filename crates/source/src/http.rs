@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::StreamExt;
-use oci::{Digest, Hasher};
+use oci::{Digest, Hasher, redact_url};
 use registry::{BlobStream, Progress, Secret, TransportError};
 use reqwest::header::{
     AUTHORIZATION, CONTENT_DISPOSITION, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH,
@@ -174,7 +174,7 @@ impl Http {
         let (pin, active) = self.download(&url, request, answer, progress).await?;
         self.remember(request.key(), etag, &pin);
         if pin.id != id {
-            return Err(HttpError::Changed(request.url.clone()));
+            return Err(HttpError::Changed(shown(&url)));
         }
         Ok(active)
     }
@@ -485,21 +485,19 @@ impl File {
 }
 
 fn parse(url: &str) -> Result<Url, HttpError> {
-    let parsed = Url::parse(url).map_err(|_| HttpError::Url(url.to_owned()))?;
+    let refused = || HttpError::Url(redact_url(url));
+    let parsed = Url::parse(url).map_err(|_| refused())?;
     match parsed.scheme() {
         "http" | "https" => Ok(parsed),
-        _ => Err(HttpError::Url(url.to_owned())),
+        _ => Err(refused()),
     }
 }
 
-/// `url` as people see it: a password in it is hidden, and what follows `?` may be a signature.
+/// `url` as people see it: credentials in it are hidden, and what follows `?` may be a signature.
 fn shown(url: &Url) -> String {
     let mut url = url.clone();
-    if url.password().is_some() {
-        let _ = url.set_password(Some("xxxxx"));
-    }
     url.set_query(None);
-    url.to_string()
+    redact_url(url.as_str())
 }
 
 fn header(answer: &Response, name: HeaderName) -> Option<String> {

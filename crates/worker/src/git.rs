@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use llb::{SourceOp, SshMount};
-use oci::Digest;
+use oci::{Digest, redact_url};
 use refs::{Meta, MutableOptions, RecordType, Ref, Sharing};
 use source::{GitError, GitPin, GitRequest};
 use sys::root::RootDir;
@@ -45,13 +45,14 @@ pub(crate) async fn realize(
     sessions: &Sessions,
 ) -> Result<Ref, Failure> {
     let (request, _agent) = request(shared, op, sessions).await?;
+    let source = redact_url(&op.identifier);
     let known = shared.git_pins.get(&id).map(|pin| pin.clone());
     let pin = match known {
         Some(pin) => pin,
         None => request.pin().await.map_err(failed)?,
     };
     if pin.id != id {
-        return Err(crate::op::vanished(&format!("commit of {}", op.identifier)));
+        return Err(crate::op::vanished(&format!("commit of {source}")));
     }
     let meta = |description, record_type| Meta {
         description,
@@ -61,12 +62,12 @@ pub(crate) async fn realize(
     let repository = shared
         .refs
         .mutable(MutableOptions {
-            key: format!("git repository {}", request.url),
+            key: format!("git repository {}", Digest::of(request.public_url())),
             base: None,
             sharing: Sharing::Locked,
             fresh: false,
             meta: meta(
-                format!("shared git repo for {}", op.identifier),
+                format!("shared git repo for {source}"),
                 RecordType::GitCheckout,
             ),
         })
@@ -81,10 +82,7 @@ pub(crate) async fn realize(
         .await
         .map_err(failed)?;
     let refs = shared.refs.clone();
-    let meta = meta(
-        format!("git snapshot for {}", op.identifier),
-        RecordType::Regular,
-    );
+    let meta = meta(format!("git snapshot for {source}"), RecordType::Regular);
     blocking(move || {
         let layer = vec![refs::LayerSpec::New(active)];
         refs.put_layers(id, layer, meta).map_err(Failure::host)

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use filesync::{Differ, ReceiveOptions};
 use fstree::pattern::Matcher;
 use llb::{OpKind, SourceOp, Vertex};
-use oci::Digest;
+use oci::{Digest, redact_url};
 use proto::worker as wire;
 use refs::{LayerSpec, Meta, MutableOptions, RecordType, Ref, Sharing};
 use snapshot::Active;
@@ -114,7 +114,8 @@ pub(crate) async fn realize(
             let progress = images::progress(events);
             let active = shared.http.fetch(&http, id, &progress).await;
             let active = active.map_err(|error| Failure::user(chain(&error)))?;
-            store(shared, id, active, format!("http url {}", op.identifier)).await
+            let url = redact_url(&op.identifier);
+            store(shared, id, active, format!("http url {url}")).await
         }
         ("git", _) => crate::git::realize(shared, op, id, sessions).await,
         ("local", name) => {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use llb::{Graph, MountKind, NetMode, OpKind};
-use oci::{Platform, Reference};
+use oci::{Platform, Reference, redact_url};
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -219,7 +219,10 @@ impl Provenance {
             .iter()
             .filter(|(_, value)| !value.is_empty())
             .filter_map(|(key, value)| {
-                Some((key.strip_prefix("vcs:")?.to_owned(), json!(redact(value))))
+                Some((
+                    key.strip_prefix("vcs:")?.to_owned(),
+                    json!(redact_url(value)),
+                ))
             })
             .collect();
         let mut details = Map::new();
@@ -267,7 +270,7 @@ fn parameters(frontend: &str, args: &BTreeMap<String, String>, ask: &Ask) -> Map
     let args: Map<String, Value> = args
         .iter()
         .filter(|(key, _)| is_told(key) && (ask.mode == Mode::Max || !is_argument(key)))
-        .map(|(key, value)| (key.clone(), json!(redact(value))))
+        .map(|(key, value)| (key.clone(), json!(redact_url(value))))
         .collect();
     let mut told = Map::new();
     if !frontend.is_empty() {
@@ -284,7 +287,7 @@ fn config_source(args: &BTreeMap<String, String>, path: &str) -> Value {
     let mut source = Map::new();
     let given = |key: &str| args.get(key).filter(|value| !value.is_empty());
     if let Some(context) = given("context") {
-        source.insert("uri".to_owned(), json!(redact(context)));
+        source.insert("uri".to_owned(), json!(redact_url(context)));
     }
     if let Some(file) = given("filename") {
         source.insert(path.to_owned(), json!(file));
@@ -350,7 +353,7 @@ impl Facts {
             "docker-image" => image("docker", rest, Some(platform)),
             "oci-layout" => image("oci", rest, Some(platform)),
             "http" | "https" => {
-                let mut material = json!({ "uri": redact(identifier) });
+                let mut material = json!({ "uri": redact_url(identifier) });
                 match attrs
                     .get("http.checksum")
                     .and_then(|sum| sum.split_once(':'))
@@ -363,7 +366,7 @@ impl Facts {
             "git" => {
                 self.incomplete = true;
                 let url = attrs.get("git.fullurl").map_or(rest, String::as_str);
-                Some(json!({ "uri": redact(url) }))
+                Some(json!({ "uri": redact_url(url) }))
             }
             _ => None,
         };
@@ -410,22 +413,4 @@ fn stamp(time: SystemTime) -> String {
     OffsetDateTime::from(time)
         .format(&Rfc3339)
         .unwrap_or_default()
-}
-
-/// A value without the credentials of a URL.
-fn redact(value: &str) -> String {
-    let redacted = || {
-        let (scheme, rest) = value.split_once("://")?;
-        let authority = rest.split(['/', '?', '#']).next()?;
-        let (credentials, _) = authority.rsplit_once('@')?;
-        // The user `git` of ssh addresses is no secret.
-        if !credentials.contains(':') && !scheme.starts_with("http") {
-            return None;
-        }
-        Some(format!(
-            "{scheme}://xxxxx:xxxxx{}",
-            &rest[credentials.len()..]
-        ))
-    };
-    redacted().unwrap_or_else(|| value.to_owned())
 }

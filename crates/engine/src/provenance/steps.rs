@@ -156,13 +156,17 @@ fn op(vertex: &Vertex) -> Value {
 
 fn source(source: &SourceOp) -> Value {
     let mut value = Map::new();
-    put(&mut value, "identifier", super::redact(&source.identifier));
+    put(
+        &mut value,
+        "identifier",
+        oci::redact_url(&source.identifier),
+    );
     let attrs: Map<String, Value> = source
         .attrs
         .iter()
         // They name the client's session of this one build.
         .filter(|(key, _)| *key != "local.session" && *key != "local.unique")
-        .map(|(key, attr)| (key.clone(), Value::from(super::redact(attr))))
+        .map(|(key, attr)| (key.clone(), Value::from(oci::redact_url(attr))))
         .collect();
     put(&mut value, "attrs", attrs);
     Value::Object(value)

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use sys::root::{FileKind, Follow, RootDir};
 
 use super::command::{Failed, Git, Network};
-use super::{GitPin, GitRequest, shown};
+use super::{GitPin, GitRequest};
 use crate::error::GitError;
 
 /// Where the wanted directory is put while the others go.
@@ -65,7 +65,7 @@ async fn prepare(
     }
     git.run(&init).await?;
     // Submodules may be named relative to it.
-    git.run(&["remote", "add", "origin", &shown(&request.url)])
+    git.run(&["remote", "add", "origin", &request.public_url()])
         .await?;
     let store = objects.directory();
     if request.keep_git_dir {

@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use oci::UrlCredentials;
 use tokio::process::Command;
 
 use super::GitRequest;
@@ -98,9 +101,14 @@ impl Network {
         if let Some(agent) = &request.ssh_agent {
             environment.push(("SSH_AUTH_SOCK", agent.display().to_string()));
         }
-        let settings = request.authorization.iter().map(|value| {
-            let name = format!("http.{}.extraheader", scope(&request.url));
-            (name, format!("Authorization: {}", value.expose()))
+        let authorization = match &request.authorization {
+            Some(value) => Some(value.expose().to_owned()),
+            None => basic(&request.url),
+        };
+        let url = request.public_url();
+        let settings = authorization.iter().map(|value| {
+            let name = format!("http.{}.extraheader", scope(&url));
+            (name, format!("Authorization: {value}"))
         });
         Ok(Network {
             environment,
@@ -109,6 +117,13 @@ impl Network {
             _known_hosts: known_hosts,
         })
     }
+}
+
+/// What the credentials in the URL of a web server are as a header.
+fn basic(url: &str) -> Option<String> {
+    let found = UrlCredentials::of(url).filter(|_| url.starts_with("http"))?;
+    let pair = [found.user(), found.password()].join(&b':');
+    Some(format!("basic {}", STANDARD.encode(pair)))
 }
 
 /// The URLs that a token is sent to: the repository's own, but all of a host that is known to have
@@ -251,5 +266,29 @@ impl Git<'_> {
                 .env(format!("GIT_CONFIG_VALUE_{number}"), value);
         }
         command
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The arguments of the command that asks for what `request` means.
+    fn arguments(request: &GitRequest) -> String {
+        let network = Network::of(request).unwrap();
+        let git = Git::anywhere().with(&network);
+        let command = git.command(&["ls-remote", "--", &request.public_url()]);
+        format!("{:?}", command.as_std().get_args().collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn other_users_see_no_credentials() {
+        let request = GitRequest {
+            url: "https://user:SECRET@host/r.git".into(),
+            ..GitRequest::default()
+        };
+        let seen = arguments(&request);
+        assert!(seen.contains("https://host/r.git"), "{seen}");
+        assert!(!seen.contains("SECRET") && !seen.contains("user"), "{seen}");
     }
 }
