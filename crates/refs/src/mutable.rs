@@ -22,6 +22,19 @@ const STATES_KEPT: usize = 2;
 /// is done neither while the build needs the disk nor when the next build waits for it.
 const CLONE_AFTER: Duration = Duration::from_secs(3);
 
+/// Whether a directory that was in use when the process was killed is thrown away. Steps put up with
+/// what others have left in their cache mounts; files that were half received, and a repository in
+/// which git was at work, are of no use.
+fn is_lost_by_a_crash(record_type: RecordType) -> bool {
+    match record_type {
+        RecordType::LocalSource | RecordType::GitCheckout => true,
+        RecordType::Internal
+        | RecordType::Frontend
+        | RecordType::CacheMount
+        | RecordType::Regular => false,
+    }
+}
+
 /// Who may use a mutable directory at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sharing {
@@ -289,7 +302,7 @@ impl Refs {
             active: Mutex::new(None),
             mount: Mutex::new(None),
         });
-        if record_type == RecordType::LocalSource
+        if is_lost_by_a_crash(record_type)
             && let Err(source) = active.set_busy(true)
         {
             active.leave();
@@ -500,7 +513,7 @@ impl Drop for InUse {
     fn drop(&mut self) {
         drop(lock(&self.mount).take());
         if let Some(active) = lock(&self.active).take() {
-            if self.record_type == RecordType::LocalSource
+            if is_lost_by_a_crash(self.record_type)
                 && let Err(error) = active.set_busy(false)
             {
                 tracing::warn!(key = self.name, %error, "a directory will be lost at the next start");

@@ -408,12 +408,22 @@ async fn a_frozen_source_is_cloned_in_the_background() {
 }
 
 #[tokio::test]
-async fn a_source_that_was_being_changed_at_the_end_is_not_trusted() {
+async fn what_was_being_changed_at_the_end_is_not_trusted() {
+    let repository = || MutableOptions {
+        meta: Meta {
+            record_type: RecordType::GitCheckout,
+            ..meta("repository")
+        },
+        ..options("repository", Sharing::Locked)
+    };
     let fixture = Fixture::new();
     let source = fixture.refs.mutable(local("src")).await.unwrap();
+    let objects = fixture.refs.mutable(repository()).await.unwrap();
     write(&source, "a", "1");
-    drop(source);
+    write(&objects, "HEAD", "");
+    drop((source, objects));
     let source = fixture.refs.mutable(local("src")).await.unwrap();
+    let objects = fixture.refs.mutable(repository()).await.unwrap();
     fixture.refs.flush().await.unwrap();
     // As a killed process leaves it.
     let root = fixture.root.path().to_owned();
@@ -428,16 +438,18 @@ async fn a_source_that_was_being_changed_at_the_end_is_not_trusted() {
             .unwrap()
             .success()
     );
-    drop(source);
+    drop((source, objects));
     let crashed = Fixture {
         refs: common::open(copy.path()),
         root: copy,
     };
     let source = crashed.refs.mutable(local("src")).await.unwrap();
-    assert!(source.is_new());
-    drop(source);
+    let objects = crashed.refs.mutable(repository()).await.unwrap();
+    assert!(source.is_new() && objects.is_new());
+    drop((source, objects));
     let fixture = fixture.reopen();
     assert!(!fixture.refs.mutable(local("src")).await.unwrap().is_new());
+    assert!(!fixture.refs.mutable(repository()).await.unwrap().is_new());
 }
 
 #[tokio::test]

@@ -276,6 +276,14 @@ pub enum GitError {
         /// Why.
         source: GitFailed,
     },
+    /// The repositories in it do not become files.
+    #[error("failed to update the submodules of commit {commit}")]
+    Submodules {
+        /// Which.
+        commit: String,
+        /// Why.
+        source: GitFailed,
+    },
     /// The directory is not in the commit.
     #[error("invalid subdir {path}")]
     Subdir {
@@ -290,6 +298,24 @@ pub enum GitError {
 }
 
 impl GitError {
+    /// Whether it can come of what is kept of the repository here, so that it may help to begin with
+    /// nothing.
+    pub fn may_be_the_repository(&self) -> bool {
+        match self {
+            GitError::Repository { source }
+            | GitError::Fetch { source, .. }
+            | GitError::Checkout { source, .. } => matches!(source, GitFailed::Exit { .. }),
+            GitError::Url(_)
+            | GitError::Word(_)
+            | GitError::NoRef { .. }
+            | GitError::Checksum { .. }
+            | GitError::DefaultBranch { .. }
+            | GitError::Submodules { .. }
+            | GitError::Subdir { .. }
+            | GitError::Store(_) => false,
+        }
+    }
+
     /// Who has to act.
     pub fn class(&self) -> Class {
         match self {

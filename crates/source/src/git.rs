@@ -201,12 +201,12 @@ impl GitRequest {
         if let Err(failed) = remote.run(&all).await {
             return Err(self.failed(first.err().unwrap_or(failed)));
         }
-        let update = ["update-ref", "--no-deref", &kept, &pin.object];
-        git.run(&update)
-            .await
-            .map_err(|failed| self.failed(failed))?;
-        if self.has(&git, pin).await {
-            return Ok(git);
+        if git.run(&["cat-file", "-e", &pin.object]).await.is_ok() {
+            let update = ["update-ref", "--no-deref", &kept, &pin.object];
+            git.run(&update).await.map_err(broken)?;
+            if self.has(&git, pin).await {
+                return Ok(git);
+            }
         }
         Err(GitError::NoRef {
             reference: pin.commit.clone(),

@@ -8,7 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use llb::{SourceOp, SshMount};
 use oci::{Digest, redact_url};
-use refs::{Meta, MutableOptions, RecordType, Ref, Sharing};
+use refs::{Meta, Mutable, MutableOptions, RecordType, Ref, Sharing};
+use snapshot::Active;
 use source::{GitError, GitPin, GitRequest};
 use sys::root::RootDir;
 
@@ -54,40 +55,89 @@ pub(crate) async fn realize(
     if pin.id != id {
         return Err(crate::op::vanished(&format!("commit of {source}")));
     }
-    let meta = |description, record_type| Meta {
-        description,
-        record_type,
+    let active = files(shared, &request, &pin, &source).await?;
+    let refs = shared.refs.clone();
+    let meta = Meta {
+        description: format!("git snapshot for {source}"),
+        record_type: RecordType::Regular,
         created: SystemTime::now(),
     };
-    let repository = shared
-        .refs
-        .mutable(MutableOptions {
-            key: format!("git repository {}", Digest::of(request.public_url())),
-            base: None,
-            sharing: Sharing::Locked,
-            fresh: false,
-            meta: meta(
-                format!("shared git repo for {source}"),
-                RecordType::GitCheckout,
-            ),
-        })
-        .await
-        .map_err(Failure::host)?;
-    let objects = repository.fs().map_err(Failure::host)?;
-    let snapshots = shared.refs.snapshots().clone();
-    let active = blocking(move || snapshots.prepare(&[]).map_err(Failure::host)).await?;
-    let files = active.fs().map_err(Failure::host)?;
-    request
-        .checkout(&pin, &path(&objects)?, &path(&files)?)
-        .await
-        .map_err(failed)?;
-    let refs = shared.refs.clone();
-    let meta = meta(format!("git snapshot for {source}"), RecordType::Regular);
     blocking(move || {
         let layer = vec![refs::LayerSpec::New(active)];
         refs.put_layers(id, layer, meta).map_err(Failure::host)
     })
     .await
+}
+
+/// A layer with the files of a commit.
+///
+/// When it does not work with the repository that is kept, but does with a new one, the kept one is
+/// damaged, and the new one takes its place. A server that is not reached costs no repository.
+async fn files(
+    shared: &Shared,
+    request: &GitRequest,
+    pin: &GitPin,
+    source: &str,
+) -> Result<Active, Failure> {
+    let kept = repository(shared, request, source, Sharing::Locked).await?;
+    let error = match checkout(shared, request, pin, &kept).await? {
+        Ok(active) => return Ok(active),
+        Err(error) => error,
+    };
+    if kept.is_new() || !error.may_be_the_repository() {
+        return Err(failed(error));
+    }
+    let error = rpc::status::chain(&error);
+    tracing::info!(source, %error, "a repository does not do; trying with a new one");
+    // The lock on the kept one holds off all others.
+    let new = repository(shared, request, source, Sharing::Private).await?;
+    match checkout(shared, request, pin, &new).await? {
+        Ok(active) => {
+            kept.discard();
+            Ok(active)
+        }
+        Err(error) => {
+            new.discard();
+            Err(failed(error))
+        }
+    }
+}
+
+/// The directory in which the objects of a repository are kept.
+async fn repository(
+    shared: &Shared,
+    request: &GitRequest,
+    source: &str,
+    sharing: Sharing,
+) -> Result<Mutable, Failure> {
+    let options = MutableOptions {
+        key: format!("git repository {}", Digest::of(request.public_url())),
+        base: None,
+        sharing,
+        fresh: false,
+        meta: Meta {
+            description: format!("shared git repo for {source}"),
+            record_type: RecordType::GitCheckout,
+            created: SystemTime::now(),
+        },
+    };
+    shared.refs.mutable(options).await.map_err(Failure::host)
+}
+
+async fn checkout(
+    shared: &Shared,
+    request: &GitRequest,
+    pin: &GitPin,
+    repository: &Mutable,
+) -> Result<Result<Active, GitError>, Failure> {
+    let objects = repository.fs().map_err(Failure::host)?;
+    let snapshots = shared.refs.snapshots().clone();
+    let active = blocking(move || snapshots.prepare(&[]).map_err(Failure::host)).await?;
+    let files = active.fs().map_err(Failure::host)?;
+    let done = request
+        .checkout(pin, &path(&objects)?, &path(&files)?)
+        .await;
+    Ok(done.map(|()| active))
 }
 
 /// The path of a directory of ours, for a program that is given it.

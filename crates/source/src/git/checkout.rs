@@ -38,7 +38,12 @@ pub(super) async fn checkout(
             "--recursive",
             "--depth=1",
         ];
-        git.run(&update).await.map_err(failed)?;
+        git.run(&update)
+            .await
+            .map_err(|source| GitError::Submodules {
+                commit: pin.commit.clone(),
+                source,
+            })?;
     }
     let changed = match request.commit_time {
         true => Some(commit_time(objects, pin).await?),
