@@ -1,14 +1,15 @@
 //! Files from git repositories.
 
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use crate::fixture::{Fixture, eventually, run, tool};
+use crate::fixture::{Background, Fixture, eventually, processes, run, tool};
 
 /// Served repositories: `repo`, and `inner`, which it has as a submodule.
 struct Served {
@@ -213,4 +214,86 @@ fn what_a_repository_does_not_have_is_said() {
         let error = build.ran.err();
         assert!(error.contains(&said), "{source}: {error}");
     }
+}
+
+/// Files below `directory` that are called `name` and have one called `beside` next to them.
+fn find(directory: &Path, name: &str, beside: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut pending = vec![directory.to_owned()];
+    while let Some(directory) = pending.pop() {
+        let is_it = directory.join(name).exists() && directory.join(beside).exists();
+        found.extend(is_it.then(|| directory.join(name)));
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        pending.extend(directories.map(|entry| entry.path()));
+    }
+    found
+}
+
+#[test]
+fn a_damaged_repository_is_fetched_anew() {
+    let fixture = Fixture::new();
+    let served = Served::start(fixture.scratch());
+    let (url, last) = (&served.url, &served.commits[1]);
+    let build = |reference: &str| {
+        fixture.dockerfile(&format!("FROM scratch\nADD {url}#{reference} /x/\n"));
+        fixture.build(&[]).ran
+    };
+    let head = || {
+        let mut found = Vec::new();
+        eventually("there is one repository", || {
+            found = find(&fixture.daemon.root(), "HEAD", "objects");
+            found.len() == 1
+        });
+        found.remove(0)
+    };
+    build("v1").ok();
+    let lock = head().with_file_name(format!("refs/drydock/{last}.lock"));
+    std::fs::write(&lock, "").unwrap();
+    build("main").ok();
+    eventually("the damaged one is gone", || !lock.exists());
+    std::fs::write(head(), "").unwrap();
+    build("side/branch").ok();
+    // What the server does not have costs no repository.
+    let kept = head();
+    let none = "0123456789012345678901234567890123456789";
+    assert!(build(none).err().contains(none));
+    assert_eq!(head(), kept);
+}
+
+#[test]
+fn git_ends_with_its_build_and_with_the_daemon() {
+    let mut fixture = Fixture::new();
+    // Takes connections, and never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = silent.local_addr().unwrap().to_string();
+    let agent = fixture.scratch().join("agent");
+    let _agent = UnixListener::bind(&agent).unwrap();
+    let ssh = format!("default={}", agent.display());
+    let arguments = ["build", "--progress", "plain", "--ssh", &ssh, "."];
+    let asks = || processes().iter().any(|line| line.contains(&place));
+
+    fixture.dockerfile(&format!(
+        "FROM scratch\nADD http://{place}/r.git#main /x/\n"
+    ));
+    let build = Background::start(&mut fixture.command(&arguments));
+    eventually("git asks", asks);
+    build.signal("KILL");
+    eventually("git has ended", || !asks());
+    build.wait().unwrap();
+
+    let step = "FROM busybox\n\
+        RUN --mount=type=ssh test -S $SSH_AUTH_SOCK && echo sta''rted && sleep 2\n";
+    let build = Background::start(&mut fixture.command(&arguments));
+    eventually("git asks", asks);
+    fixture.dockerfile(step);
+    let mut with_agent = Background::start(&mut fixture.command(&arguments));
+    with_agent.error_until("started");
+    fixture.daemon.kill().unwrap();
+    eventually("git has ended", || !asks());
+    build.wait().unwrap();
+    with_agent.wait().unwrap();
+    // The socket of the agent was left behind.
+    fixture.daemon.restart().unwrap();
+    fixture.build(&["--ssh", &ssh]).ran.ok();
 }

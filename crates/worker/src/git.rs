@@ -87,7 +87,7 @@ async fn files(
     if kept.is_new() || !error.may_be_the_repository() {
         return Err(failed(error));
     }
-    let error = rpc::status::chain(&error);
+    let error = chain(&error);
     tracing::info!(source, %error, "a repository does not do; trying with a new one");
     // The lock on the kept one holds off all others.
     let new = repository(shared, request, source, Sharing::Private).await?;
