@@ -25,14 +25,19 @@ pub(crate) struct Driven {
 impl Driven {
     /// Begins a build on the fixture's daemon.
     pub(crate) async fn begin(fixture: &Fixture, id: &str) -> Driven {
-        let channel = fixture.daemon.client().await.unwrap().channel();
         let request = control::SolveRequest {
             r#ref: id.to_owned(),
             ..control::SolveRequest::default()
         };
+        Driven::ask(fixture, request).await
+    }
+
+    /// Begins the build that `request` asks for, which names neither frontend nor graph.
+    pub(crate) async fn ask(fixture: &Fixture, request: control::SolveRequest) -> Driven {
+        let channel = fixture.daemon.client().await.unwrap().channel();
         let mut control = ControlClient::new(channel.clone());
         Driven {
-            id: id.to_owned(),
+            id: request.r#ref.clone(),
             bridge: LlbBridgeClient::new(channel),
             solve: tokio::spawn(async move { control.solve(request).await }),
         }
@@ -82,7 +87,7 @@ impl Driven {
     }
 }
 
-fn single(result: &str, metadata: &[(&str, &str)]) -> wire::ReturnRequest {
+pub(crate) fn single(result: &str, metadata: &[(&str, &str)]) -> wire::ReturnRequest {
     let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), value.as_bytes().to_vec().into());
     wire::ReturnRequest {
         result: Some(wire::Result {

@@ -28,4 +28,5 @@ mod outputs;
 mod program;
 mod reuse;
 mod rights;
+mod sessions;
 mod steps;

@@ -7,7 +7,6 @@ mod content;
 mod failure;
 mod history;
 mod paced;
-mod policy;
 mod request;
 mod service;
 mod status;

@@ -10,8 +10,6 @@ use engine::{
 use proto::control as wire;
 use proto::pb;
 
-use crate::policy;
-
 /// The most entries in any list or map of a request: far above what a client sends, far below what
 /// would hurt.
 const MAX_ENTRIES: usize = 10_000;
@@ -38,7 +36,7 @@ pub(crate) fn build_request(
             "invalid solve request: more than {MAX_ENTRIES} frontend options"
         )));
     }
-    let policies = request.source_policy.take().map(policy::read);
+    let policies = request.source_policy.take().map(gateway::read_policy);
     let policies = policies.transpose()?.into_iter().collect();
     let entitlements = Entitlements::grant(&request.entitlements, allowed)?;
     let exporters = exporters(&request)?;
@@ -51,6 +49,7 @@ pub(crate) fn build_request(
         definition: request.definition.map(graph).transpose()?.flatten(),
         inputs: inputs(request.frontend_inputs)?,
         exporters,
+        ask_for_exporters: request.enable_session_exporter,
         cache_imports,
         cache_exports,
         entitlements,

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use frontend::policy::Policy;
 use frontend::{
     Bridge, BuildResult, ErrorClass, FileRange, FileStat, Frontend as _, FrontendError,
     LayoutStore, OpenContainer, ResolveImage, ResolveMode, ResolveSource, ResolvedImage,
@@ -16,7 +17,7 @@ use worker_client::{Worker, WorkerError};
 
 use crate::cache::Imports;
 use crate::container;
-use crate::policy::{self, Policy};
+use crate::policy;
 use crate::progress::{Event, Log, Step};
 use crate::request::{BuildRequest, Entitlements};
 use crate::sources::SourceMaps;
@@ -107,23 +108,24 @@ impl Shared {
     }
 
     /// Takes a graph into the build: checks what it asks for and remembers where it is written.
-    /// Answers the graph with the sources that the policies want.
+    /// Answers the graph with the sources that the policies want, those of the build and `more`.
     pub(crate) async fn admit(
         &self,
         graph: Arc<llb::Graph>,
+        more: &[Policy],
     ) -> Result<Arc<llb::Graph>, FrontendError> {
         let invalid = |error: BuildError| {
             FrontendError::invalid(format!("failed to load LLB: {}", error.message))
         };
         self.entitlements.check(&graph).map_err(invalid)?;
-        let graph = if self.policies.is_empty() && self.verifier.is_none() {
+        let graph = if !self.judges(more) {
             graph
         } else {
             let mut changed = HashMap::new();
             for vertex in graph.vertices() {
                 if let llb::OpKind::Source(source) = &vertex.op().kind {
                     let platform = vertex.op().platform.as_ref();
-                    let wanted = self.wanted(source.clone(), platform).await;
+                    let wanted = self.wanted(source.clone(), platform, more).await;
                     let wanted = wanted.map_err(|error| {
                         error.within("failed to load LLB: error evaluating the source policy")
                     })?;
@@ -138,14 +140,20 @@ impl Shared {
         Ok(graph)
     }
 
+    /// Whether anybody has a say in what sources are used.
+    fn judges(&self, more: &[Policy]) -> bool {
+        !self.policies.is_empty() || !more.is_empty() || self.verifier.is_some()
+    }
+
     /// What the policies want in the place of a source, then what a client wants that judges it.
     async fn wanted(
         &self,
         mut source: llb::SourceOp,
         platform: Option<&Platform>,
+        more: &[Policy],
     ) -> Result<llb::SourceOp, FrontendError> {
         let by_rules = |source: llb::SourceOp| {
-            let changed = policy::apply(&self.policies, &source);
+            let changed = policy::apply(self.policies.iter().chain(more), &source);
             let changed = changed.map_err(|error| FrontendError::invalid(error.message))?;
             Ok::<_, FrontendError>(changed.unwrap_or(source))
         };
@@ -171,8 +179,9 @@ impl Shared {
         &self,
         source: llb::SourceOp,
         platform: Option<&Platform>,
+        more: &[Policy],
     ) -> Result<llb::SourceOp, FrontendError> {
-        let wanted = self.wanted(source, platform).await;
+        let wanted = self.wanted(source, platform, more).await;
         wanted.map_err(|error| error.within("could not resolve image due to policy"))
     }
 
@@ -181,8 +190,9 @@ impl Shared {
         &self,
         reference: String,
         platform: Option<&Platform>,
+        more: &[Policy],
     ) -> Result<String, FrontendError> {
-        if self.policies.is_empty() && self.verifier.is_none() {
+        if !self.judges(more) {
             return Ok(reference);
         }
         let full = full_name(&reference);
@@ -190,7 +200,7 @@ impl Shared {
             identifier: format!("{IMAGE}{full}"),
             attrs: BTreeMap::new(),
         };
-        let source = self.allowed(source, platform).await;
+        let source = self.allowed(source, platform, more).await;
         let source = source.map_err(|error| {
             error.within(&format!("failed to resolve source metadata for {full}"))
         })?;
@@ -302,11 +312,14 @@ fn full_name(reference: &str) -> String {
 }
 
 /// One frontend's view of the build.
+#[derive(Clone)]
 pub(crate) struct BuildBridge {
     pub(crate) shared: Arc<Shared>,
     pub(crate) options: BTreeMap<String, String>,
     pub(crate) inputs: BTreeMap<String, Arc<llb::Graph>>,
     pub(crate) depth: usize,
+    /// What holds beside the policies of the build.
+    pub(crate) policies: Arc<[Policy]>,
 }
 
 /// Runs the frontend `name` over a bridge of its own.
@@ -373,7 +386,7 @@ impl Bridge for BuildBridge {
     }
 
     async fn solve(&self, request: SolveGraph) -> Result<ResultRef, FrontendError> {
-        let graph = self.shared.admit(request.graph).await?;
+        let graph = self.shared.admit(request.graph, &self.policies).await?;
         self.shared.imports.add_all(request.cache_imports);
         let result = ResultRef {
             id: self.shared.job.name_of(&graph),
@@ -392,6 +405,7 @@ impl Bridge for BuildBridge {
             options: request.options,
             inputs: request.inputs,
             depth: self.depth + 1,
+            policies: Arc::default(),
         };
         Box::pin(run_frontend(&request.frontend, bridge)).await
     }
@@ -450,7 +464,7 @@ impl Bridge for BuildBridge {
                 None => {
                     let platform = request.platform.as_ref();
                     self.shared
-                        .allowed_image(request.reference, platform)
+                        .allowed_image(request.reference, platform, &self.policies)
                         .await?
                 }
             },
@@ -475,7 +489,10 @@ impl Bridge for BuildBridge {
             attrs: request.attrs.clone(),
         };
         let platform = request.platform.as_ref();
-        let source = self.shared.allowed(source, platform).await?;
+        let source = self
+            .shared
+            .allowed(source, platform, &self.policies)
+            .await?;
         let ask = ResolveSource {
             identifier: source.identifier,
             attrs: source.attrs,
@@ -487,6 +504,12 @@ impl Bridge for BuildBridge {
     async fn warn(&self, warning: Warning) -> Result<(), FrontendError> {
         self.shared.log.push(Event::Warning { warning });
         Ok(())
+    }
+
+    fn under(&self, policies: Vec<Policy>) -> Result<Arc<dyn Bridge>, FrontendError> {
+        let mut bridge = self.clone();
+        bridge.policies = self.policies.iter().cloned().chain(policies).collect();
+        Ok(Arc::new(bridge))
     }
 
     async fn open_container(

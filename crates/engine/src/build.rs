@@ -15,7 +15,7 @@ use crate::bridge::{self, BuildBridge, Shared};
 use crate::progress::{Event, ItemState, Log, Step};
 use crate::provenance::{Ask, Provenance};
 use crate::request::{BuildRequest, ExporterSpec};
-use crate::{BuildError, Engine, attest, cache, steps};
+use crate::{BuildError, Engine, attest, cache, outputs, steps};
 
 /// The config of a single result in the result's metadata, and the prefix of those of a map.
 const CONFIG_KEY: &str = "containerimage.config";
@@ -115,8 +115,9 @@ impl Drop for Release {
     }
 }
 
-/// How long the session of a client is awaited that judges sources (BuildKit waits for ever).
-const POLICY_WAIT: Duration = Duration::from_secs(5);
+/// How long the session of a client is awaited that is to be asked something (for the one that
+/// judges sources, BuildKit waits for ever).
+pub(crate) const SESSION_WAIT: Duration = Duration::from_secs(5);
 
 /// Who judges the sources of a build, beside the policies that came with it.
 async fn verifier(
@@ -127,7 +128,7 @@ async fn verifier(
         return Ok(None);
     }
     let sessions = &engine.inner.sessions;
-    let session = sessions.get(&request.policy_session, POLICY_WAIT).await;
+    let session = sessions.get(&request.policy_session, SESSION_WAIT).await;
     let session = session.map_err(|error| BuildError::user(error.to_string()))?;
     Ok(Some(gateway::Verifier::new(session.channel())))
 }
@@ -161,6 +162,7 @@ fn bridge(shared: &Arc<Shared>, request: &BuildRequest) -> BuildBridge {
         options: request.attrs.clone(),
         inputs: request.inputs.clone(),
         depth: 0,
+        policies: Arc::default(),
     }
 }
 
@@ -207,8 +209,12 @@ async fn build(
         entries: &entries,
         attested: &attested,
     };
+    let mut exporters = request.exporters.clone();
+    if request.ask_for_exporters {
+        exporters.extend(outputs::wanted(&engine.inner.sessions, request, &result).await?);
+    }
     let mut response = BTreeMap::new();
-    let exports = request.exporters.iter().enumerate();
+    let exports = exporters.iter().enumerate();
     let answers =
         try_join_all(exports.map(|(index, spec)| export(shared, request, outcome, index, spec)));
     let exports = answers.await?;
@@ -221,6 +227,9 @@ async fn build(
         if key.starts_with("frontend.") || is_subrequest_answer(request, key) {
             response.insert(key.clone(), String::from_utf8_lossy(value).into_owned());
         }
+    }
+    if request.ask_for_exporters {
+        outputs::told(&engine.inner.sessions, request, &response).await?;
     }
     Ok(Finished {
         response,
@@ -242,7 +251,7 @@ async fn evaluate_frontend(
         let Some(graph) = &request.definition else {
             return Ok(BuildResult::default());
         };
-        let graph = shared.admit(graph.clone()).await?;
+        let graph = shared.admit(graph.clone(), &[]).await?;
         let result = ResultRef {
             id: shared.job.name_of(&graph),
             graph: Some(graph),

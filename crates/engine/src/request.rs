@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::policy::Policy;
+use frontend::policy::Policy;
+
 use crate::{BuildError, CacheSpec};
 
 /// One build, as asked for by a client.
@@ -23,6 +24,8 @@ pub struct BuildRequest {
     pub inputs: BTreeMap<String, Arc<llb::Graph>>,
     /// Where the result goes.
     pub exporters: Vec<ExporterSpec>,
+    /// Whether the client is asked for more outputs when it has seen the result.
+    pub ask_for_exporters: bool,
     /// Build caches that are read before anything is run.
     pub cache_imports: Vec<CacheSpec>,
     /// Build caches that are written at the end.

@@ -9,6 +9,7 @@
 
 mod container;
 mod error;
+pub mod policy;
 mod result;
 
 use std::collections::BTreeMap;
@@ -90,6 +91,13 @@ pub trait Bridge: Send + Sync {
 
     /// Shows a warning on a vertex of the build.
     async fn warn(&self, warning: Warning) -> Result<(), FrontendError>;
+
+    /// The same bridge for graphs and sources for which these policies hold, too.
+    fn under(&self, policies: Vec<policy::Policy>) -> Result<Arc<dyn Bridge>, FrontendError> {
+        let _ = policies;
+        let text = "source policies cannot be evaluated here".to_owned();
+        Err(FrontendError::Unsupported(text))
+    }
 
     /// Makes a container in which the frontend can run processes.
     async fn open_container(

@@ -6,6 +6,7 @@
 
 mod calls;
 mod error;
+mod exporters;
 mod health;
 mod output;
 mod proxy;
@@ -14,6 +15,7 @@ mod store;
 
 pub use calls::{FetchToken, Login, SessionCalls, Token};
 pub use error::{FilesError, SessionError};
+pub use exporters::WantedExporter;
 pub use output::{DirTarget, TarWriter};
 pub use proxy::{HEADER, Proxy};
 pub use registry::{Identity, Session, Sessions};

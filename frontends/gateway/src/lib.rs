@@ -9,6 +9,7 @@
 mod build;
 mod builds;
 mod container;
+mod policy;
 mod process;
 mod service;
 mod verify;
@@ -20,5 +21,6 @@ mod result;
 pub use build::Facts;
 pub use builds::{Builds, Served};
 pub use failure::failure;
+pub use policy::read_policy;
 pub use service::Service;
 pub use verify::{Verdict, Verifier};

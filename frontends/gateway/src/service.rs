@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use frontend::{BuildResult, SolveFrontend, SolveGraph};
+use frontend::{Bridge, BuildResult, SolveFrontend, SolveGraph};
 use proto::frontend as wire;
 use proto::frontend::llb_bridge_server::{LlbBridge, LlbBridgeServer};
+use proto::sourcepolicy::Policy;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
@@ -13,6 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::build::Build;
 use crate::builds::Builds;
+use crate::policy::read_policy;
 use crate::{container, convert, failure, process, result};
 
 /// Names the build that a call is for.
@@ -61,11 +63,7 @@ impl Service {
 }
 
 async fn solve(build: &Build, request: wire::SolveRequest) -> Result<wire::SolveResponse, Status> {
-    if !request.source_policies.is_empty() {
-        return Err(Status::unimplemented(
-            "source policies cannot be evaluated by this daemon; build without a policy",
-        ));
-    }
+    let bridge = under(build, request.source_policies)?;
     let cache_imports = convert::cache_imports(request.cache_imports);
     let graph = convert::graph(request.definition.unwrap_or_default())?;
     let solved = match (graph, request.frontend.as_str()) {
@@ -78,7 +76,7 @@ async fn solve(build: &Build, request: wire::SolveRequest) -> Result<wire::Solve
                 cache_imports,
                 evaluate: request.evaluate,
             };
-            build.bridge.solve(ask).await.map(|single| BuildResult {
+            bridge.solve(ask).await.map(|single| BuildResult {
                 single: Some(single),
                 ..BuildResult::default()
             })
@@ -113,6 +111,18 @@ async fn solve(build: &Build, request: wire::SolveRequest) -> Result<wire::Solve
             .unwrap_or_default(),
         result: Some(result),
     })
+}
+
+/// The bridge for a call under policies of its own. A frontend that is called is not under them, as
+/// in BuildKit: it gives its own.
+fn under(build: &Build, policies: Vec<Policy>) -> Result<Arc<dyn Bridge>, Status> {
+    if policies.is_empty() {
+        return Ok(build.bridge.clone());
+    }
+    let policies = policies.into_iter().map(read_policy);
+    let policies = policies.collect::<Result<_, _>>();
+    let bridge = policies.and_then(|policies| build.bridge.under(policies));
+    bridge.map_err(|error| build.failed(&error))
 }
 
 /// Brings all refs of a result into being.
@@ -163,9 +173,10 @@ impl LlbBridge for Service {
         &self,
         request: Request<wire::ResolveImageConfigRequest>,
     ) -> Answer<wire::ResolveImageConfigResponse> {
-        self.call(request, async |build, request| {
+        self.call(request, async |build, mut request| {
+            let bridge = under(build, std::mem::take(&mut request.source_policies))?;
             let ask = convert::resolve_image(request)?;
-            let found = build.bridge.resolve_image(ask).await;
+            let found = bridge.resolve_image(ask).await;
             let found = found.map_err(|error| build.failed(&error))?;
             Ok(wire::ResolveImageConfigResponse {
                 digest: found.digest.to_string(),
@@ -180,10 +191,11 @@ impl LlbBridge for Service {
         &self,
         request: Request<wire::ResolveSourceMetaRequest>,
     ) -> Answer<wire::ResolveSourceMetaResponse> {
-        self.call(request, async |build, request| {
+        self.call(request, async |build, mut request| {
             let no_config = request.image.as_ref().is_some_and(|image| image.no_config);
+            let bridge = under(build, std::mem::take(&mut request.source_policies))?;
             let ask = convert::resolve_source(request)?;
-            let found = build.bridge.resolve_source(ask).await;
+            let found = bridge.resolve_source(ask).await;
             let found = found.map_err(|error| build.failed(&error))?;
             Ok(convert::resolved_source(found, no_config))
         })
