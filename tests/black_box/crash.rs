@@ -90,7 +90,7 @@ impl Drop for Named {
 }
 
 /// Control groups called `name`, and those in them. They are few levels deep.
-fn find_groups(directory: &Path, name: &str, depth: usize, found: &mut Vec<PathBuf>) {
+pub(crate) fn find_groups(directory: &Path, name: &str, depth: usize, found: &mut Vec<PathBuf>) {
     if depth > 8 {
         return;
     }
@@ -106,7 +106,7 @@ fn find_groups(directory: &Path, name: &str, depth: usize, found: &mut Vec<PathB
 }
 
 /// The processes that `parent` has started, and those that they have.
-fn descendants(parent: u32) -> Vec<u32> {
+pub(crate) fn descendants(parent: u32) -> Vec<u32> {
     let mut all = vec![parent];
     let mut at = 0;
     while at < all.len() {

@@ -1,10 +1,10 @@
 //! A daemon, a registry and a build context, and builds in short words.
 
-use std::cell::OnceCell;
 use std::fs;
 use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -25,7 +25,7 @@ pub(crate) struct Fixture {
     pub(crate) registry: DockerRegistry,
     context: TempDir,
     /// Made when it is first asked for.
-    scratch: OnceCell<TempDir>,
+    scratch: OnceLock<TempDir>,
 }
 
 impl Fixture {
@@ -45,7 +45,7 @@ impl Fixture {
             daemon: Daemon::start(&config).unwrap(),
             registry,
             context: TempDir::with_prefix("context-").unwrap(),
-            scratch: OnceCell::new(),
+            scratch: OnceLock::new(),
         }
     }
 
