@@ -1,5 +1,6 @@
 //! Many steps and many builds at a time.
 
+use crate::crash::descendants;
 use crate::fixture::{Background, Fixture};
 
 #[test]
@@ -84,15 +85,19 @@ fn a_step_that_nobody_waits_for_ends() {
     let mut build = fixture.command(&["build", "--progress", "plain", "."]);
     let mut build = Background::start(&mut build);
     build.error_until("started");
-    assert!(processes("sleep 3001"));
+    assert!(runs(&fixture, "sleep 3001"));
     build.signal("INT");
     assert_eq!(build.wait().unwrap().code, 130);
-    crate::fixture::eventually("the step has ended", || !processes("sleep 3001"));
+    crate::fixture::eventually("the step has ended", || !runs(&fixture, "sleep 3001"));
 }
 
-/// Whether a process with this command line runs on the machine.
-fn processes(command: &str) -> bool {
-    crate::fixture::processes()
-        .iter()
-        .any(|line| line == command)
+/// Whether a process with this command line comes from the daemon.
+fn runs(fixture: &Fixture, command: &str) -> bool {
+    // Each word has an end.
+    let wanted = format!("{command} ").replace(' ', "\0");
+    let mut all = descendants(fixture.daemon.pid()).into_iter();
+    all.any(|pid| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline"));
+        line.is_ok_and(|line| line == wanted.as_bytes())
+    })
 }

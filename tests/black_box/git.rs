@@ -8,8 +8,11 @@ use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use proto::frontend as wire;
 
 use crate::fixture::{Background, Fixture, eventually, processes, run, tool};
+use crate::gateway::Driven;
+use crate::sources::resolve;
 
 /// Served repositories: `repo`, and `inner`, which it has as a submodule.
 struct Served {
@@ -296,4 +299,42 @@ fn git_ends_with_its_build_and_with_the_daemon() {
     // The socket of the agent was left behind.
     fixture.daemon.restart().unwrap();
     fixture.build(&["--ssh", &ssh]).ran.ok();
+}
+
+#[tokio::test]
+async fn what_pins_a_repository_is_told() {
+    let fixture = Fixture::new();
+    let served = Served::start(fixture.scratch());
+    let build = Driven::begin(&fixture, "git").await;
+    let ask = async |reference: &str, return_object| {
+        let name = format!("{}#{reference}", served.url);
+        let request = wire::ResolveSourceMetaRequest {
+            git: Some(wire::ResolveSourceGitRequest { return_object }),
+            ..wire::ResolveSourceMetaRequest::default()
+        };
+        let attrs = [("git.fullurl", served.url.as_str())];
+        resolve(&build, &name, &attrs, request).await
+    };
+    let [first, last] = &served.commits;
+    let branch = ask("", false).await.unwrap().git.unwrap();
+    assert_eq!(
+        (&branch.checksum, branch.r#ref.as_str()),
+        (last, "refs/heads/main")
+    );
+    assert!(branch.commit_checksum.is_empty() && branch.commit_object.is_empty());
+    let tag = ask("v1", true).await.unwrap().git.unwrap();
+    assert_eq!(
+        (&tag.commit_checksum, tag.r#ref.as_str()),
+        (first, "refs/tags/v1")
+    );
+    assert_ne!(tag.checksum, *first);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(text(&tag.tag_object).starts_with(&format!("object {first}\n")));
+    assert!(text(&tag.commit_object).ends_with("\n\nwith a submodule\n"));
+    let commit = ask(first, true).await.unwrap().git.unwrap();
+    assert_eq!((&commit.checksum, &commit.r#ref), (first, first));
+    assert_eq!(commit.commit_object, tag.commit_object);
+    let missing = ask("nope", false).await.unwrap_err();
+    let expected = "repository does not contain ref nope, output: \"\"";
+    assert_eq!(missing.message(), expected);
 }

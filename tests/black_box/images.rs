@@ -1,6 +1,6 @@
 //! The daemon's images.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::fixture::{Fixture, tool};
 
@@ -103,6 +103,41 @@ fn an_image_is_saved_and_loaded() {
     let loaded = other.drydock(&["load", "-i", archive.to_str().unwrap()]);
     assert!(loaded.ok().contains("busybox:3"), "{}", loaded.stdout);
     assert_eq!(names(&other), ["busybox:3", "made:1"]);
+}
+
+#[test]
+fn several_images_are_saved_at_once() {
+    let fixture = Fixture::with("FROM busybox\nRUN echo one > /file\n");
+    fixture.build(&["-t", "one:1"]).ran.ok();
+    fixture.drydock(&["tag", "one:1", "one:again"]).ok();
+    fixture.dockerfile("FROM busybox\nRUN echo two > /file\n");
+    fixture.build(&["-t", "two:1"]).ran.ok();
+    let archive = fixture.scratch().join("images.tar");
+    let path = archive.to_str().unwrap();
+    let all = ["one:1", "one:again", "two:1"];
+    fixture
+        .drydock(&[&["save", "-o", path][..], &all].concat())
+        .ok();
+    let listed = tool("tar", &["-xOf", path, "manifest.json"]);
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    let tags: Vec<_> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|image| &image["RepoTags"])
+        .collect();
+    assert_eq!(json!(tags), json!([["one:1", "one:again"], ["two:1"]]));
+    for name in all {
+        tool(
+            "skopeo",
+            &["inspect", &format!("docker-archive:{path}:{name}")],
+        );
+    }
+    let other = Fixture::new();
+    other.drydock(&["load", "-i", path]).ok();
+    assert_eq!(names(&other), all);
+    let missing = fixture.drydock(&["save", "-o", path, "one:1", "missing:1"]);
+    assert!(missing.err().contains("missing:1"), "{missing:?}");
 }
 
 #[test]

@@ -29,4 +29,5 @@ mod program;
 mod reuse;
 mod rights;
 mod sessions;
+mod sources;
 mod steps;

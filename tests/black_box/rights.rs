@@ -87,8 +87,16 @@ async fn no_client_can_take_the_place_of_the_engine() {
     let mut worker = WorkerClient::new(channel);
     let release = wire::ReleaseJobRequest::default();
     for refused in [
-        worker.sessions(tokio_stream::empty()).await.map(drop).unwrap_err(),
-        worker.run(tokio_stream::empty()).await.map(drop).unwrap_err(),
+        worker
+            .sessions(tokio_stream::empty())
+            .await
+            .map(drop)
+            .unwrap_err(),
+        worker
+            .run(tokio_stream::empty())
+            .await
+            .map(drop)
+            .unwrap_err(),
         worker.release_job(release).await.map(drop).unwrap_err(),
     ] {
         assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");

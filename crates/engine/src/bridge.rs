@@ -21,7 +21,7 @@ use crate::policy;
 use crate::progress::{Event, Log, Step};
 use crate::request::{BuildRequest, Entitlements};
 use crate::sources::SourceMaps;
-use crate::{BuildError, Frontends, capabilities};
+use crate::{BuildError, Frontends};
 
 /// The scheme of images' identifiers.
 const IMAGE: &str = "docker-image://";
@@ -166,8 +166,8 @@ impl Shared {
             match verifier.judge(&source, platform, known.take()).await? {
                 gateway::Verdict::Allow => return Ok(source),
                 gateway::Verdict::Convert(other) => source = by_rules(other)?,
-                gateway::Verdict::Resolve(ask, no_config) => {
-                    known = Some((self.pinned(*ask).await?, no_config));
+                gateway::Verdict::Resolve(ask, shown) => {
+                    known = Some((self.pinned(*ask).await?, shown));
                 }
             }
         }
@@ -226,12 +226,7 @@ impl Shared {
                 };
                 (reference.to_owned(), Some(self.own_session(layout)))
             }
-            _ => {
-                return Err(FrontendError::Unsupported(format!(
-                    "source {} cannot be resolved before it is built",
-                    request.identifier
-                )));
-            }
+            _ => return self.pinned_source(&request).await,
         };
         let query = ImageQuery {
             reference,
@@ -247,6 +242,39 @@ impl Shared {
             image_config: Some(image.config),
             ..ResolvedSource::default()
         })
+    }
+
+    /// The client's session, if it has one: nobody waits for one that does not come.
+    fn sessions(&self) -> Vec<String> {
+        let session = Some(self.session.clone());
+        session.filter(|id| !id.is_empty()).into_iter().collect()
+    }
+
+    /// What pins a source that is not an image, shown as a step of its own.
+    async fn pinned_source(
+        &self,
+        request: &ResolveSource,
+    ) -> Result<ResolvedSource, FrontendError> {
+        let name = match request.log_name.as_str() {
+            "" => format!("resolve image config for {}", request.identifier),
+            given => given.to_owned(),
+        };
+        let digest = Digest::of(format!("resolve {} {name}", request.identifier));
+        let step = Step::begin(&self.log, digest, &name);
+        let sessions = self.sessions();
+        let answer = self
+            .worker
+            .resolve_source(&self.worker_job, request, sessions);
+        match answer.await {
+            Ok(found) => {
+                step.done();
+                Ok(found)
+            }
+            Err(error) => {
+                step.failed(&error.message);
+                Err(step_error(error))
+            }
+        }
     }
 
     /// A layout, in the build's own session unless it names another.
@@ -278,7 +306,7 @@ impl Shared {
                         query.platform.as_ref(),
                         query.mode,
                         query.layout.as_ref(),
-                        vec![self.session.clone()],
+                        self.sessions(),
                     )
                     .await;
                 match answer {
@@ -382,7 +410,7 @@ impl Bridge for BuildBridge {
     }
 
     fn has_capability(&self, id: &str) -> bool {
-        capabilities::llb(id)
+        llb::has_capability(id)
     }
 
     async fn solve(&self, request: SolveGraph) -> Result<ResultRef, FrontendError> {

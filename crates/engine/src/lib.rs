@@ -12,7 +12,6 @@ mod bridge;
 mod build;
 mod builds;
 mod cache;
-pub mod capabilities;
 mod container;
 mod outputs;
 mod policy;

@@ -1,12 +1,12 @@
-//! Archives of an image: an OCI layout, and what `docker load` wants beside it.
+//! Archives of images: an OCI layout, and what `docker load` wants beside it.
 //!
-//! Entries are sorted by name and carry no times, so the same image gives the same bytes.
+//! Entries are sorted by name and carry no times, so the same images give the same bytes.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use oci::{Descriptor, Digest, Index, Reference, media_type as media};
+use oci::{Digest, Index, Reference, media_type as media};
 use serde::Serialize;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
@@ -34,15 +34,14 @@ struct DockerImage {
     layers: Vec<String>,
 }
 
-/// Writes `image` under `names`, which are complete references.
+/// Writes `images` under their names.
 pub(crate) async fn write(
     out: &mut (dyn AsyncWrite + Unpin + Send),
     kind: Kind,
-    image: &Built,
-    names: &[Reference],
+    images: &[Built],
     reader: &Reader,
 ) -> Result<(), ExportError> {
-    for (name, entry) in entries(kind, image, names)? {
+    for (name, entry) in entries(kind, images)? {
         write_entry(out, &name, entry, reader).await?;
     }
     // The end of a tar is two blocks of zeros.
@@ -52,18 +51,14 @@ pub(crate) async fn write(
     out.flush().await.map_err(ExportError::Write)
 }
 
-fn entries(
-    kind: Kind,
-    image: &Built,
-    names: &[Reference],
-) -> Result<BTreeMap<String, Entry>, ExportError> {
+fn entries(kind: Kind, images: &[Built]) -> Result<BTreeMap<String, Entry>, ExportError> {
     let mut entries = BTreeMap::new();
     entries.insert("blobs/".to_owned(), Entry::Dir);
     entries.insert("blobs/sha256/".to_owned(), Entry::Dir);
-    for (digest, blob) in &image.blobs {
+    for (digest, blob) in images.iter().flat_map(|image| &image.blobs) {
         entries.insert(blob_path(digest), Entry::Blob(Box::new(blob.clone())));
     }
-    for (descriptor, bytes) in &image.manifests {
+    for (descriptor, bytes) in images.iter().flat_map(|image| &image.manifests) {
         let blob = Blob {
             descriptor: descriptor.clone(),
             place: Place::Memory(bytes.clone()),
@@ -77,14 +72,11 @@ fn entries(
     };
     let layout = br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec();
     entries.insert("oci-layout".to_owned(), file(0o444, layout));
-    entries.insert(
-        "index.json".to_owned(),
-        file(0o644, index(&image.root, names)?),
-    );
+    entries.insert("index.json".to_owned(), file(0o644, index(images)?));
     if kind == Kind::Docker {
         entries.insert(
             "manifest.json".to_owned(),
-            file(0o644, docker_manifest(image, names)?),
+            file(0o644, docker_manifest(images)?),
         );
     }
     Ok(entries)
@@ -94,21 +86,24 @@ fn blob_path(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 
-/// The layout's index: the image once for each name.
-fn index(root: &Descriptor, names: &[Reference]) -> Result<Vec<u8>, ExportError> {
-    let named = names.iter().map(|name| {
-        let mut descriptor = root.clone();
-        let tag = name.tag.clone().unwrap_or_else(|| name.to_string());
-        let annotations = &mut descriptor.annotations;
-        annotations.insert("io.containerd.image.name".to_owned(), name.to_string());
-        annotations.insert("org.opencontainers.image.ref.name".to_owned(), tag);
-        descriptor
-    });
-    let manifests: Vec<Descriptor> = if names.is_empty() {
-        vec![root.clone()]
-    } else {
-        named.collect()
-    };
+/// The layout's index: each image once for each name.
+fn index(images: &[Built]) -> Result<Vec<u8>, ExportError> {
+    let mut manifests = Vec::new();
+    for image in images {
+        let names = image.references()?;
+        let named = names.iter().map(|name| {
+            let mut descriptor = image.root.clone();
+            let tag = name.tag.clone().unwrap_or_else(|| name.to_string());
+            let annotations = &mut descriptor.annotations;
+            annotations.insert("io.containerd.image.name".to_owned(), name.to_string());
+            annotations.insert("org.opencontainers.image.ref.name".to_owned(), tag);
+            descriptor
+        });
+        manifests.extend(named);
+        if names.is_empty() {
+            manifests.push(image.root.clone());
+        }
+    }
     let index = Index {
         schema_version: 2,
         media_type: Some(media::OCI_INDEX.to_owned()),
@@ -118,22 +113,27 @@ fn index(root: &Descriptor, names: &[Reference]) -> Result<Vec<u8>, ExportError>
     serde_json::to_vec(&index).map_err(ExportError::Manifest)
 }
 
-fn docker_manifest(image: &Built, names: &[Reference]) -> Result<Vec<u8>, ExportError> {
-    let tags: Vec<String> = names.iter().map(Reference::familiar).collect();
-    let images: Vec<DockerImage> = image
-        .images
-        .iter()
-        .map(|image| DockerImage {
-            config: blob_path(&image.config.digest),
-            repo_tags: (!tags.is_empty()).then(|| tags.clone()),
-            layers: image
-                .layers
-                .iter()
-                .map(|layer| blob_path(&layer.digest))
-                .collect(),
-        })
-        .collect();
-    serde_json::to_vec(&images).map_err(ExportError::Manifest)
+fn docker_manifest(images: &[Built]) -> Result<Vec<u8>, ExportError> {
+    let mut all: Vec<DockerImage> = Vec::new();
+    for image in images {
+        let tags: Vec<String> = image
+            .references()?
+            .iter()
+            .map(Reference::familiar)
+            .collect();
+        for part in &image.images {
+            let config = blob_path(&part.config.digest);
+            match all.iter_mut().find(|known| known.config == config) {
+                Some(known) => known.repo_tags.get_or_insert_default().extend(tags.clone()),
+                None => all.push(DockerImage {
+                    config,
+                    repo_tags: (!tags.is_empty()).then(|| tags.clone()),
+                    layers: part.layers.iter().map(|l| blob_path(&l.digest)).collect(),
+                }),
+            }
+        }
+    }
+    serde_json::to_vec(&all).map_err(ExportError::Manifest)
 }
 
 async fn write_entry(

@@ -213,19 +213,19 @@ impl Exporter {
         .await
     }
 
-    /// Writes a built image to `out` as the tar that `options` ask for.
+    /// Writes built images to `out` as one tar; one that there is twice under different names is in
+    /// it once.
     ///
     /// # Errors
     /// When a blob cannot be read, or `out` fails.
     pub async fn write_archive(
         &self,
-        built: &Built,
+        built: &[Built],
         kind: Kind,
         caller: &Caller,
         out: &mut (dyn AsyncWrite + Unpin + Send),
     ) -> Result<(), ExportError> {
-        let names = built.references()?;
-        archive::write(out, kind, built, &names, &self.reader(caller)).await
+        archive::write(out, kind, built, &self.reader(caller)).await
     }
 
     /// All blobs of a built image, children before parents, the root last: for a store of the

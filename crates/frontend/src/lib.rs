@@ -226,7 +226,7 @@ pub struct ResolvedImage {
 }
 
 /// A source op to resolve.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ResolveSource {
     /// The op's identifier, e.g. `git://…`.
     pub identifier: String,
@@ -238,6 +238,19 @@ pub struct ResolveSource {
     pub mode: ResolveMode,
     /// The name of the vertex that shows it.
     pub log_name: String,
+    /// Of a git source: whether the raw objects are wanted.
+    pub git_objects: bool,
+    /// Of an http source: what else is to be hashed.
+    pub http_checksum: Option<HttpChecksum>,
+}
+
+/// A digest that is wanted of a file behind a URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpChecksum {
+    /// `sha256`, `sha384` or `sha512`.
+    pub algorithm: String,
+    /// What follows the file.
+    pub suffix: Bytes,
 }
 
 /// What pins a source.
@@ -259,12 +272,16 @@ pub struct ResolvedSource {
     pub git_commit_checksum: Option<String>,
     /// Of a git source: the raw commit object.
     pub git_commit_object: Option<Bytes>,
+    /// Of a git source: the raw tag object.
+    pub git_tag_object: Option<Bytes>,
     /// Of an http source: the content's digest.
     pub http_digest: Option<Digest>,
     /// Of an http source: the file name.
     pub http_filename: Option<String>,
     /// Of an http source: seconds since the epoch.
     pub http_last_modified: Option<i64>,
+    /// Of an http source: the digest that was asked for, with its algorithm.
+    pub http_checksum: Option<String>,
 }
 
 /// Something that the user should know, shown on a vertex.

@@ -1,7 +1,8 @@
 //! The LLB capabilities that this engine has.
 
-/// Every capability by its id on the wire, in BuildKit's spelling (`solver/pb/caps.go`, at
-/// 73ed6825c), mistakes included.
+/// Every capability that there is, by its id on the wire, in BuildKit's spelling
+/// (`solver/pb/caps.go`, at 73ed6825c), mistakes included. What is not here is left out by frontends
+/// silently, or refused by them with a clear text.
 pub const CAPABILITIES: &[&str] = &[
     "source.image",
     "source.image.resolvemode",
@@ -25,31 +26,24 @@ pub const CAPABILITIES: &[&str] = &[
     "source.git.subdir",
     "source.git.checksum",
     "source.git.skipsubmodules",
-    "source.git.signatureverify",
     "source.git.mtime",
     "source.git.fetchbycommit",
-    "source.git.bundle",
-    "source.git.checkoutbundle",
     "source.http",
     "source.http.auth",
     "source.http.checksum",
     "source.http.perm",
     "soruce.http.uidgid",
     "source.http.header",
-    "source.http.signatureverify",
     "source.imageblob",
     "source.ocilayout",
     "source.buildop.llbfilename",
     "exec.meta.base",
     "exec.meta.cgroup.parent",
     "exec.meta.network",
-    "exec.meta.network.proxy",
     "exec.meta.proxyenv",
     "exec.meta.security",
-    "exec.meta.security.devices.v1",
     "exec.meta.setsdefaultpath",
     "exec.meta.ulimit",
-    "exec.meta.cdi",
     "exec.meta.removemountstubs.recursive",
     "exec.meta.linux.resources",
     "exec.mount.bind",
@@ -78,9 +72,6 @@ pub const CAPABILITIES: &[&str] = &[
     "meta.ignorecache",
     "meta.description",
     "meta.exportcache",
-    "cache.gha",
-    "cache.s3",
-    "cache.azblob",
     "mergeop",
     "diffop",
     "passthroughop",
@@ -95,14 +86,34 @@ pub const CAPABILITIES: &[&str] = &[
     "history.filter",
 ];
 
+/// Capabilities of BuildKit that there are not. A graph may name them all the same: whoever carries
+/// out its ops says what cannot be done.
+const MISSING: &[&str] = &[
+    "source.git.signatureverify",
+    "source.git.bundle",
+    "source.git.checkoutbundle",
+    "source.http.signatureverify",
+    "exec.meta.network.proxy",
+    "exec.meta.security.devices.v1",
+    "exec.meta.cdi",
+    "cache.gha",
+    "cache.s3",
+    "cache.azblob",
+];
+
+/// Whether there is the capability `id`.
+pub fn has_capability(id: &str) -> bool {
+    CAPABILITIES.contains(&id)
+}
+
 /// A vertex needs a capability that this engine does not have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("unknown API capability {0}")]
 pub struct UnknownCapability(pub String);
 
-/// Refuses a capability that is not in [`CAPABILITIES`].
+/// Refuses a capability that nobody knows.
 pub(crate) fn require(capability: &str) -> Result<(), UnknownCapability> {
-    if CAPABILITIES.contains(&capability) {
+    if CAPABILITIES.contains(&capability) || MISSING.contains(&capability) {
         return Ok(());
     }
     Err(UnknownCapability(capability.to_owned()))

@@ -27,7 +27,7 @@ mod keying;
 mod name;
 mod wire;
 
-pub use caps::{CAPABILITIES, UnknownCapability};
+pub use caps::{CAPABILITIES, UnknownCapability, has_capability};
 pub use decode::{DecodeError, InvalidOp};
 pub use definition::Definition;
 pub use encode::encode_terminal;

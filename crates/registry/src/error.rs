@@ -164,6 +164,33 @@ pub enum RegistryError {
     },
 }
 
+/// The failure at one of several hosts that says most: that of the host which got furthest. A host
+/// that cannot be reached says least, one that does not have it more (as containerd's resolver).
+#[derive(Default)]
+pub(crate) struct Telling(Option<RegistryError>);
+
+impl Telling {
+    /// Takes in what another host has said.
+    pub(crate) fn add(&mut self, error: RegistryError) {
+        let rank = |error: &RegistryError| match error {
+            RegistryError::Request { .. } => 1,
+            RegistryError::NotFound { .. } => 2,
+            _ => 3,
+        };
+        if self.0.as_ref().is_none_or(|told| rank(told) < rank(&error)) {
+            self.0 = Some(error);
+        }
+    }
+
+    /// What is told in the end of `subject`, which nobody is known to have.
+    pub(crate) fn of(self, subject: String) -> RegistryError {
+        match self.0 {
+            None | Some(RegistryError::NotFound { .. }) => RegistryError::NotFound { subject },
+            Some(error) => error,
+        }
+    }
+}
+
 impl RegistryError {
     /// Who has to act.
     pub fn class(&self) -> Class {

@@ -4,15 +4,15 @@ use std::io;
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
-use http::header::RANGE;
+use http::header::{CONTENT_LENGTH, RANGE};
 use http::{HeaderValue, Method, StatusCode};
-use oci::{Descriptor, Hasher};
+use oci::{Descriptor, Digest, Hasher};
 use reqwest::Response;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::Repository;
 use crate::body::BlobStream;
-use crate::error::{RegistryError, TransportError};
+use crate::error::{RegistryError, Telling, TransportError};
 use crate::request::{Payload, Request, address, failed, succeeded};
 use crate::resolve::slot;
 
@@ -54,13 +54,44 @@ impl Repository {
         }
     }
 
+    /// Finds out how large the blob `digest` is.
+    ///
+    /// # Errors
+    /// When no host has it, or one does not say.
+    pub async fn find_blob(&self, digest: Digest) -> Result<Descriptor, RegistryError> {
+        let subject = || format!("{}@{digest}", self.reference.name());
+        let mut telling = Telling::default();
+        for host in self.hosts.iter() {
+            let url = host.url(&self.reference.path, &format!("blobs/{digest}"))?;
+            let _slot = slot(&host.connections.request_slots).await;
+            let answer = self.send(host, &Request::new(Method::HEAD, url)).await;
+            let answer = match answer {
+                Ok(answer) => succeeded(&Method::HEAD, answer, subject).await,
+                Err(error) => Err(error),
+            };
+            let size = |answer: &Response| {
+                let value = answer.headers().get(CONTENT_LENGTH)?;
+                value.to_str().ok()?.parse().ok()
+            };
+            match answer.map(|answer| size(&answer)) {
+                Ok(Some(size)) => {
+                    let kind = "application/octet-stream";
+                    return Ok(Descriptor::new(kind, digest, size));
+                }
+                Ok(None) => {}
+                Err(error) => telling.add(error),
+            }
+        }
+        Err(telling.of(subject()))
+    }
+
     /// Begins to pull the blob `descriptor`. Waits while as many transfers as allowed are under
     /// way with the host.
     ///
     /// # Errors
     /// As [`Repository::resolve`].
     pub async fn blob(&self, descriptor: &Descriptor) -> Result<BlobReader, RegistryError> {
-        let mut first_error = None;
+        let mut telling = Telling::default();
         for (index, host) in self.hosts.iter().enumerate() {
             let slot = slot(&host.connections.transfer_slots).await;
             match self.open_blob(index, descriptor, 0).await {
@@ -78,12 +109,11 @@ impl Repository {
                         _slot: slot,
                     });
                 }
-                Err(error) if error.is_not_found() => {}
-                Err(error) => first_error = first_error.or(Some(error)),
+                Err(error) => telling.add(error),
             }
         }
         let subject = format!("{}@{}", self.reference.name(), descriptor.digest);
-        Err(first_error.unwrap_or(RegistryError::NotFound { subject }))
+        Err(telling.of(subject))
     }
 
     /// The blob from `offset` on, and how many bytes before `offset` the answer repeats.

@@ -8,7 +8,7 @@ use reqwest::Response;
 use serde::Deserialize;
 
 use crate::endpoint::Endpoint;
-use crate::error::RegistryError;
+use crate::error::{RegistryError, Telling};
 use crate::request::{Request, failed, read_bounded, shown, succeeded};
 use crate::{MANIFEST_LIMIT, Repository};
 
@@ -23,19 +23,19 @@ impl Repository {
     /// What the reference names now: its tag's manifest or index, or that of its digest.
     ///
     /// # Errors
-    /// [`RegistryError::NotFound`] when every host was reached and none has it; else the first
-    /// other failure.
+    /// [`RegistryError::NotFound`] when no host that was reached has it; else the failure of the
+    /// host that got furthest.
     pub async fn resolve(&self) -> Result<Descriptor, RegistryError> {
         let version = self.reference.version();
-        let mut first_error = None;
+        let mut telling = Telling::default();
         for host in self.hosts.iter() {
             match self.resolve_at(host, &version).await {
                 Ok(descriptor) => return Ok(descriptor),
-                Err(error) if error.is_not_found() => {}
-                Err(error) => first_error = first_error.or(Some(error)),
+                Err(error) => telling.add(error),
             }
         }
-        Err(first_error.unwrap_or_else(|| self.not_found()))
+        let subject = self.reference.clone().with_default_tag().to_string();
+        Err(telling.of(subject))
     }
 
     async fn resolve_at(
@@ -77,17 +77,14 @@ impl Repository {
     /// # Errors
     /// As [`Repository::resolve`]; also when the bytes have another digest.
     pub async fn manifest(&self, descriptor: &Descriptor) -> Result<Bytes, RegistryError> {
-        let mut first_error = None;
+        let mut telling = Telling::default();
         for host in self.hosts.iter() {
             match self.manifest_at(host, descriptor).await {
                 Ok(body) => return Ok(body),
-                Err(error) if error.is_not_found() => {}
-                Err(error) => first_error = first_error.or(Some(error)),
+                Err(error) => telling.add(error),
             }
         }
-        Err(first_error.unwrap_or_else(|| RegistryError::NotFound {
-            subject: format!("{}@{}", self.reference.name(), descriptor.digest),
-        }))
+        Err(telling.of(format!("{}@{}", self.reference.name(), descriptor.digest)))
     }
 
     async fn manifest_at(
@@ -130,12 +127,6 @@ impl Repository {
                 Err(RegistryError::Digest { subject, want, got })
             }
             _ => Ok(()),
-        }
-    }
-
-    pub(crate) fn not_found(&self) -> RegistryError {
-        RegistryError::NotFound {
-            subject: self.reference.clone().with_default_tag().to_string(),
         }
     }
 }

@@ -326,6 +326,30 @@ async fn mirrors_are_asked_before_the_origin() {
 }
 
 #[tokio::test]
+async fn the_host_that_got_furthest_says_what_is_wrong() {
+    let told = async |mirror: Answer| {
+        let mirror = Server::start(move |_| mirror.clone()).unwrap();
+        let mut options = options();
+        let config = HostConfig {
+            mirrors: vec![mirror.host().to_owned()],
+            ..HostConfig::default()
+        };
+        // Nobody listens at the origin.
+        options.hosts.insert("127.0.0.1:1".into(), config);
+        let anonymous = Arc::new(Anonymous);
+        let repository = open_with(options, "127.0.0.1:1/x:1", Access::Pull, anonymous);
+        let error = repository.resolve().await.unwrap_err();
+        let image = Image::busybox().unwrap();
+        let blob = repository.blob(&image.blobs()[0].0).await.err().unwrap();
+        (error.to_string(), blob.is_not_found())
+    };
+    let missing = told(Answer::new(404, "")).await;
+    assert_eq!(missing, ("127.0.0.1:1/x:1: not found".to_owned(), true));
+    let (broken, _) = told(Answer::new(403, "")).await;
+    assert!(!broken.contains("do request"), "{broken}");
+}
+
+#[tokio::test]
 async fn a_lie_about_the_content_is_noticed() {
     let server = Server::start(|_| Answer::new(200, "lies!")).unwrap();
     let repository = open(&format!("{}/x", server.host()), Access::Pull);

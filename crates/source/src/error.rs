@@ -246,6 +246,14 @@ pub enum GitError {
         /// What it is.
         got: String,
     },
+    /// The object is no commit, and no tag of one.
+    #[error("expected commit or tag object, got {kind} for {object}")]
+    Kind {
+        /// Which.
+        object: String,
+        /// What it is.
+        kind: String,
+    },
     /// The default branch cannot be found.
     #[error("error fetching default branch for repository {url}")]
     DefaultBranch {
@@ -309,6 +317,7 @@ impl GitError {
             | GitError::Word(_)
             | GitError::NoRef { .. }
             | GitError::Checksum { .. }
+            | GitError::Kind { .. }
             | GitError::DefaultBranch { .. }
             | GitError::Submodules { .. }
             | GitError::Subdir { .. }

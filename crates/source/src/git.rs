@@ -6,6 +6,7 @@
 mod checkout;
 mod command;
 mod listing;
+mod objects;
 mod running;
 
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use crate::error::GitError;
 pub use command::Failed as GitFailed;
 use command::{Git, Network};
 use listing::Listing;
+pub use objects::GitObjects;
 
 /// A commit of a repository that is wanted as files.
 #[derive(Clone, Default)]

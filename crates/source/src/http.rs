@@ -442,15 +442,16 @@ impl HttpRequest {
 }
 
 /// A file to write to a layer of its own.
-struct File {
-    name: String,
-    perm: u32,
-    owner: (u32, u32),
-    last_modified: Option<OffsetDateTime>,
+pub(crate) struct File {
+    pub(crate) name: String,
+    pub(crate) perm: u32,
+    pub(crate) owner: (u32, u32),
+    pub(crate) last_modified: Option<OffsetDateTime>,
 }
 
 impl File {
-    fn write(
+    /// Writes all of `from` to it; gives the layer, and the digest of what was written.
+    pub(crate) fn write(
         self,
         snapshots: &Snapshots,
         mut from: impl Read,

@@ -6,6 +6,7 @@
 //!
 //! Start at [`ImageResolver`] and [`Fetcher`]; [`Http`] and [`GitRequest`] stand apart.
 
+mod blob;
 mod disposition;
 mod error;
 mod fetch;
@@ -16,9 +17,10 @@ mod pipe;
 mod provider;
 mod remember;
 
+pub use blob::{BlobError, BlobRequest};
 pub use error::{FetchError, GitError, HttpError, ImageError};
 pub use fetch::Fetcher;
-pub use git::{GitFailed, GitPin, GitRequest};
+pub use git::{GitFailed, GitObjects, GitPin, GitRequest};
 pub use http::{Http, HttpPin, HttpRequest};
 pub use image::{ImageLayer, ImageRequest, ImageResolver, ResolvedImage};
 pub use provider::{LayoutStore, Sources};

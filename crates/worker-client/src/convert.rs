@@ -209,6 +209,38 @@ pub(crate) fn resources(resources: &llb::LinuxResources) -> wire::LinuxResources
     }
 }
 
+/// What a worker says of a source.
+pub(crate) fn resolved_source(
+    asked: &frontend::ResolveSource,
+    answer: wire::ResolveSourceResponse,
+) -> Result<frontend::ResolvedSource, WorkerError> {
+    use wire::resolve_source_response::Source;
+    let known = frontend::ResolvedSource {
+        identifier: asked.identifier.clone(),
+        attrs: asked.attrs.clone(),
+        ..frontend::ResolvedSource::default()
+    };
+    let given = |text: String| Some(text).filter(|text| !text.is_empty());
+    Ok(match answer.source {
+        None => known,
+        Some(Source::Git(git)) => frontend::ResolvedSource {
+            git_checksum: Some(git.checksum),
+            git_ref: Some(git.r#ref),
+            git_commit_checksum: given(git.commit_checksum),
+            git_commit_object: Some(git.commit_object),
+            git_tag_object: Some(git.tag_object),
+            ..known
+        },
+        Some(Source::Http(http)) => frontend::ResolvedSource {
+            http_digest: Some(digest(&http.digest)?),
+            http_filename: Some(http.filename),
+            http_last_modified: http.last_modified.map(|time| time.seconds),
+            http_checksum: given(http.checksum),
+            ..known
+        },
+    })
+}
+
 pub(crate) fn file_stat(stat: wire::FileStat) -> frontend::FileStat {
     frontend::FileStat {
         path: stat.path,

@@ -273,6 +273,32 @@ impl Worker {
         })
     }
 
+    /// Asks what pins a source that is not an image.
+    ///
+    /// # Errors
+    /// When the source cannot be reached or is not as it is asked for.
+    pub async fn resolve_source(
+        &self,
+        job: &str,
+        source: &frontend::ResolveSource,
+        sessions: Vec<String>,
+    ) -> Result<frontend::ResolvedSource, WorkerError> {
+        let checksum = source.http_checksum.as_ref();
+        let request = wire::ResolveSourceRequest {
+            job: job.to_owned(),
+            identifier: source.identifier.clone(),
+            attrs: source.attrs.clone(),
+            sessions,
+            objects: source.git_objects,
+            checksum: checksum.map(|wanted| wire::Checksum {
+                algorithm: wanted.algorithm.clone(),
+                suffix: wanted.suffix.clone(),
+            }),
+        };
+        let answer = self.client.clone().resolve_source(request).await?;
+        convert::resolved_source(source, answer.into_inner())
+    }
+
     /// Reads a file of a ref; `length` 0 reads to the end.
     ///
     /// # Errors

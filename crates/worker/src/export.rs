@@ -229,7 +229,7 @@ async fn archive(
     send(&calls, &target, async |out| {
         shared
             .exporter
-            .write_archive(&built, kind, &caller, out)
+            .write_archive(std::slice::from_ref(&built), kind, &caller, out)
             .await
             .map_err(failure)
     })

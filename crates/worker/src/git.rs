@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use llb::{SourceOp, SshMount};
 use oci::{Digest, redact_url};
+use proto::worker as wire;
 use refs::{Meta, Mutable, MutableOptions, RecordType, Ref, Sharing};
 use snapshot::Active;
 use source::{GitError, GitPin, GitRequest};
@@ -67,6 +68,38 @@ pub(crate) async fn realize(
         refs.put_layers(id, layer, meta).map_err(Failure::host)
     })
     .await
+}
+
+/// What a source op stands for now; with the raw objects if they are wanted.
+pub(crate) async fn resolve(
+    shared: &Shared,
+    op: &SourceOp,
+    with_objects: bool,
+    sessions: &Sessions,
+) -> Result<wire::GitSource, Failure> {
+    let (request, _agent) = request(shared, op, sessions).await?;
+    let pin = request.pin().await.map_err(failed)?;
+    let mut found = wire::GitSource {
+        checksum: pin.object.clone(),
+        r#ref: pin.reference.clone().unwrap_or_else(|| pin.commit.clone()),
+        ..wire::GitSource::default()
+    };
+    // A kept repository has the tag itself.
+    if pin.object != pin.commit && !request.keep_git_dir {
+        found.commit_checksum.clone_from(&pin.commit);
+    }
+    if with_objects {
+        let source = redact_url(&op.identifier);
+        let repository = repository(shared, &request, &source, Sharing::Locked).await?;
+        let kept = repository.fs().map_err(Failure::host)?;
+        let objects = request.objects(&pin, &path(&kept)?).await.map_err(failed)?;
+        if objects.commit != pin.object {
+            found.commit_checksum = objects.commit;
+        }
+        found.commit_object = objects.commit_object.into();
+        found.tag_object = objects.tag_object.into();
+    }
+    Ok(found)
 }
 
 /// A layer with the files of a commit.

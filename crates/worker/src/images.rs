@@ -96,7 +96,8 @@ pub(crate) fn sources(shared: &Shared, credentials: Arc<dyn Credentials>) -> Sou
     }
 }
 
-fn session_sources(shared: &Shared, sessions: &Sessions) -> Sources {
+/// All that images can be read from for these clients.
+pub(crate) fn session_sources(shared: &Shared, sessions: &Sessions) -> Sources {
     Sources {
         registry: shared.registry.clone(),
         credentials: Arc::new(SessionCredentials::new(sessions.clone())),

@@ -20,6 +20,7 @@ mod load;
 mod op;
 mod pin;
 mod quote;
+mod resolve;
 mod sandbox;
 mod scratch;
 mod service;

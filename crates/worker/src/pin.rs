@@ -1,5 +1,6 @@
 //! Sources: what an identifier stands for now, and bringing it in.
 
+mod blob;
 mod noted;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use llb::{OpKind, SourceOp, Vertex};
 use oci::{Digest, redact_url};
 use proto::worker as wire;
 use refs::{LayerSpec, Meta, MutableOptions, RecordType, Ref, Sharing};
+use registry::Progress;
 use snapshot::Active;
 
 use crate::events::{Events, Limiter};
@@ -47,17 +49,10 @@ pub(crate) async fn pin(
         }
         ("local", name) => local(shared, &request, op, name, &sessions, &events).await?,
         ("http" | "https", _) => {
-            let http = http_request(op, &sessions).await?;
             let progress = images::progress(&events);
-            let pin = match upload(&http.url) {
-                Some((host, path)) => {
-                    let body = open_upload(&sessions, &host, &path).await?;
-                    shared.http.take_upload(&http, body, &progress).await
-                }
-                None => shared.http.pin(&http, &progress).await,
-            };
-            pin.map_err(|error| Failure::user(chain(&error)))?.id
+            pin_http(shared, op, &sessions, &progress).await?.id
         }
+        ("docker-image+blob" | "oci-layout+blob", _) => blob::request(op, &sessions)?.id(),
         ("git", _) => crate::git::pin(shared, op, &sessions).await?.id,
         (other, _) => return Err(unknown(other)),
     };
@@ -67,13 +62,12 @@ pub(crate) async fn pin(
     })
 }
 
-fn unknown(scheme: &str) -> Failure {
-    Failure::user(format!(
-        "source scheme {scheme}:// is not supported by this worker"
-    ))
+/// No source is named so, in BuildKit's words.
+pub(crate) fn unknown(scheme: &str) -> Failure {
+    Failure::user(format!("unknown scheme {scheme}: not found"))
 }
 
-fn scheme(op: &SourceOp) -> Result<(&str, &str), Failure> {
+pub(crate) fn scheme(op: &SourceOp) -> Result<(&str, &str), Failure> {
     op.identifier
         .split_once("://")
         .ok_or_else(|| Failure::user(format!("invalid source identifier {}", op.identifier)))
@@ -110,12 +104,17 @@ pub(crate) async fn realize(
             Err(super::op::vanished(&format!("image {reference}")))
         }
         ("http" | "https", _) => {
-            let http = http_request(op, sessions).await?;
             let progress = images::progress(events);
-            let active = shared.http.fetch(&http, id, &progress).await;
+            realize_http(shared, op, id, sessions, &progress).await
+        }
+        ("docker-image+blob" | "oci-layout+blob", _) => {
+            let blob = blob::request(op, sessions)?;
+            let sources = images::session_sources(shared, sessions);
+            let progress = images::progress(events);
+            let snapshots = shared.refs.snapshots();
+            let active = blob.fetch(&sources, snapshots, &progress).await;
             let active = active.map_err(|error| Failure::user(chain(&error)))?;
-            let url = redact_url(&op.identifier);
-            store(shared, id, active, format!("http url {url}")).await
+            store(shared, id, active, format!("blob {}", blob.repository)).await
         }
         ("git", _) => crate::git::realize(shared, op, id, sessions).await,
         ("local", name) => {
@@ -127,8 +126,44 @@ pub(crate) async fn realize(
     }
 }
 
+/// Finds out what is behind a URL.
+pub(crate) async fn pin_http(
+    shared: &Shared,
+    op: &SourceOp,
+    sessions: &Sessions,
+    progress: &Progress,
+) -> Result<source::HttpPin, Failure> {
+    let http = http_request(op, sessions).await?;
+    let pin = match upload(&http.url) {
+        Some((host, path)) => {
+            let body = open_upload(sessions, &host, &path).await?;
+            shared.http.take_upload(&http, body, progress).await
+        }
+        None => shared.http.pin(&http, progress).await,
+    };
+    pin.map_err(|error| Failure::user(chain(&error)))
+}
+
+/// Brings in the file that was pinned to `id`.
+pub(crate) async fn realize_http(
+    shared: &Shared,
+    op: &SourceOp,
+    id: Digest,
+    sessions: &Sessions,
+    progress: &Progress,
+) -> Result<Ref, Failure> {
+    if let Some(found) = shared.refs.get(&id) {
+        return Ok(found);
+    }
+    let http = http_request(op, sessions).await?;
+    let active = shared.http.fetch(&http, id, progress).await;
+    let active = active.map_err(|error| Failure::user(chain(&error)))?;
+    let url = redact_url(&op.identifier);
+    store(shared, id, active, format!("http url {url}")).await
+}
+
 async fn store(
-    shared: &Arc<Shared>,
+    shared: &Shared,
     id: Digest,
     active: Active,
     description: String,

@@ -20,7 +20,9 @@ use crate::failure::Failure;
 use crate::jobs::Jobs;
 use crate::scratch::Scratch;
 use crate::state::{Options, Shared, id};
-use crate::{cache, convert, digests, export, files, images, load, op, pin, sandbox, store};
+use crate::{
+    cache, convert, digests, export, files, images, load, op, pin, resolve, sandbox, store,
+};
 
 /// How long after the last prune the next one may run (BuildKit: `control/control.go`).
 const GC_INTERVAL: Duration = Duration::from_secs(60);
@@ -298,6 +300,14 @@ impl Worker for WorkerService {
             config: image.config(),
             reference: reference.to_string(),
         }))
+    }
+
+    async fn resolve_source(
+        &self,
+        request: Request<wire::ResolveSourceRequest>,
+    ) -> Answer<wire::ResolveSourceResponse> {
+        let found = resolve::source(&self.shared, request.into_inner()).await?;
+        Ok(Response::new(found))
     }
 
     async fn read_file(

@@ -317,33 +317,37 @@ pub(crate) async fn push(
     })
 }
 
-/// Writes an image as a tar that `docker load` takes.
+/// Writes images as a tar that `docker load` takes.
 pub(crate) async fn save(
     shared: &Arc<Shared>,
     names: Vec<String>,
 ) -> Result<ReceiverStream<Result<wire::Bytes, Status>>, Failure> {
-    let [name] = names.as_slice() else {
-        return Err(Failure::user("save one image at a time: give one name"));
-    };
-    let (image, reference) = find(shared, name)?;
-    let mut attrs = BTreeMap::from([("compression".to_owned(), "uncompressed".to_owned())]);
-    if let Ok(full) = full_name(name)
-        && full == image.name
-    {
-        attrs.insert("name".to_owned(), full);
+    let mut images = Vec::new();
+    for name in &names {
+        let (image, reference) = find(shared, name)?;
+        let mut attrs = BTreeMap::from([("compression".to_owned(), "uncompressed".to_owned())]);
+        if let Ok(full) = full_name(name)
+            && full == image.name
+        {
+            attrs.insert("name".to_owned(), full);
+        }
+        let options = ImageOptions::parse(Kind::Docker, &attrs)
+            .map_err(|error| Failure::user(chain(&error)))?;
+        images.push((source(&image, reference), options, image.id));
     }
-    let options =
-        ImageOptions::parse(Kind::Docker, &attrs).map_err(|error| Failure::user(chain(&error)))?;
-    let source = source(&image, reference);
+    let ids: Vec<String> = images.iter().map(|(.., id)| id.to_string()).collect();
+    let lease = format!("save {}", ids.join(" "));
     let (mut near, mut far) = tokio::io::duplex(1 << 20);
     let (sender, receiver) = mpsc::channel(8);
     let shared = shared.clone();
-    let lease = format!("save {}", image.id);
     tokio::spawn(async move {
         let credentials = Arc::new(registry::Anonymous);
         let caller = caller(&shared, credentials, Progress::none(), &lease);
         let write = async move {
-            let built = shared.exporter.build(&source, &options, &caller).await?;
+            let mut built = Vec::new();
+            for (source, options, _) in &images {
+                built.push(shared.exporter.build(source, options, &caller).await?);
+            }
             shared
                 .exporter
                 .write_archive(&built, Kind::Docker, &caller, &mut near)

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use frontend::{
-    Bridge, CacheImport, FileRange, FileStat, LayoutStore, ResolveImage, ResolveMode,
+    Bridge, CacheImport, FileRange, FileStat, HttpChecksum, LayoutStore, ResolveImage, ResolveMode,
     ResolveSource, ResolvedSource, SourceLocation, Warning,
 };
 use oci::{Digest, Platform};
@@ -40,6 +41,7 @@ const FRONTEND_CAPABILITIES: &[&str] = &[
     "gateway.warnings",
     "reference.attestations",
     "source.metaresolver",
+    "source.metaresolver.http.checksumrequest",
 ];
 
 /// The answer to a ping.
@@ -189,7 +191,24 @@ pub(crate) fn resolve_source(
         "" => mode.map_or("", String::as_str),
         given => given,
     };
+    let http_checksum = match request.http.and_then(|http| http.checksum_request) {
+        None => None,
+        Some(wanted) => Some(HttpChecksum {
+            algorithm: match wanted.algo {
+                0 => "sha256".to_owned(),
+                1 => "sha384".to_owned(),
+                2 => "sha512".to_owned(),
+                other => {
+                    let text = format!("unsupported checksum algorithm {other}");
+                    return Err(Status::unknown(text));
+                }
+            },
+            suffix: wanted.suffix,
+        }),
+    };
     Ok(ResolveSource {
+        git_objects: request.git.is_some_and(|git| git.return_object),
+        http_checksum,
         mode: resolve_mode(mode)?,
         identifier: source.identifier,
         attrs: source.attrs,
@@ -198,48 +217,71 @@ pub(crate) fn resolve_source(
     })
 }
 
-pub(crate) fn resolved_source(
-    found: ResolvedSource,
+/// How a client wants to be told of a source.
+#[derive(Clone, Debug, Default)]
+pub struct Shown {
+    /// An image's config is left out.
     no_config: bool,
-) -> wire::ResolveSourceMetaResponse {
-    let text = |digest: Digest| digest.to_string();
-    let image = found
-        .image_digest
-        .map(|digest| wire::ResolveSourceImageResponse {
-            digest: text(digest),
-            config: found
-                .image_config
-                .filter(|_| !no_config)
+    /// What followed a file when it was hashed.
+    suffix: Bytes,
+}
+
+impl Shown {
+    pub(crate) fn of(request: &wire::ResolveSourceMetaRequest) -> Shown {
+        let checksum = request.http.as_ref();
+        let checksum = checksum.and_then(|http| http.checksum_request.as_ref());
+        Shown {
+            no_config: request.image.as_ref().is_some_and(|image| image.no_config),
+            suffix: checksum
+                .map(|wanted| wanted.suffix.clone())
                 .unwrap_or_default(),
-            attestation_chain: None,
-        });
-    let git = found
-        .git_checksum
-        .map(|checksum| wire::ResolveSourceGitResponse {
-            checksum,
-            r#ref: found.git_ref.unwrap_or_default(),
-            commit_checksum: found.git_commit_checksum.unwrap_or_default(),
-            commit_object: found.git_commit_object.unwrap_or_default(),
-            tag_object: bytes::Bytes::new(),
-        });
-    let http = found
-        .http_digest
-        .map(|digest| wire::ResolveSourceHttpResponse {
-            checksum: text(digest),
-            filename: found.http_filename.unwrap_or_default(),
-            last_modified: found
-                .http_last_modified
-                .map(|seconds| prost_types::Timestamp { seconds, nanos: 0 }),
-            checksum_response: None,
-        });
-    wire::ResolveSourceMetaResponse {
-        source: Some(pb::SourceOp {
-            identifier: found.identifier,
-            attrs: found.attrs,
-        }),
-        image,
-        git,
-        http,
+        }
+    }
+
+    /// What is known of a source.
+    pub(crate) fn source(self, found: ResolvedSource) -> wire::ResolveSourceMetaResponse {
+        let text = |digest: Digest| digest.to_string();
+        let image = found
+            .image_digest
+            .map(|digest| wire::ResolveSourceImageResponse {
+                digest: text(digest),
+                config: found
+                    .image_config
+                    .filter(|_| !self.no_config)
+                    .unwrap_or_default(),
+                attestation_chain: None,
+            });
+        let git = found
+            .git_checksum
+            .map(|checksum| wire::ResolveSourceGitResponse {
+                checksum,
+                r#ref: found.git_ref.unwrap_or_default(),
+                commit_checksum: found.git_commit_checksum.unwrap_or_default(),
+                commit_object: found.git_commit_object.unwrap_or_default(),
+                tag_object: found.git_tag_object.unwrap_or_default(),
+            });
+        let http = found
+            .http_digest
+            .map(|digest| wire::ResolveSourceHttpResponse {
+                checksum: text(digest),
+                filename: found.http_filename.unwrap_or_default(),
+                last_modified: found
+                    .http_last_modified
+                    .map(|seconds| prost_types::Timestamp { seconds, nanos: 0 }),
+                checksum_response: found.http_checksum.map(|digest| wire::ChecksumResponse {
+                    digest,
+                    suffix: self.suffix,
+                }),
+            });
+        wire::ResolveSourceMetaResponse {
+            source: Some(pb::SourceOp {
+                identifier: found.identifier,
+                attrs: found.attrs,
+            }),
+            image,
+            git,
+            http,
+        }
     }
 }
 

@@ -20,6 +20,7 @@ mod result;
 
 pub use build::Facts;
 pub use builds::{Builds, Served};
+pub use convert::Shown;
 pub use failure::failure;
 pub use policy::read_policy;
 pub use service::Service;

@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::build::Build;
 use crate::builds::Builds;
+use crate::convert::Shown;
 use crate::policy::read_policy;
 use crate::{container, convert, failure, process, result};
 
@@ -192,12 +193,12 @@ impl LlbBridge for Service {
         request: Request<wire::ResolveSourceMetaRequest>,
     ) -> Answer<wire::ResolveSourceMetaResponse> {
         self.call(request, async |build, mut request| {
-            let no_config = request.image.as_ref().is_some_and(|image| image.no_config);
+            let shown = Shown::of(&request);
             let bridge = under(build, std::mem::take(&mut request.source_policies))?;
             let ask = convert::resolve_source(request)?;
             let found = bridge.resolve_source(ask).await;
             let found = found.map_err(|error| build.failed(&error))?;
-            Ok(convert::resolved_source(found, no_config))
+            Ok(shown.source(found))
         })
         .await
     }

@@ -14,7 +14,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 use wire::check_policy_response::Result as Answer;
 
-use crate::convert;
+use crate::convert::{self, Shown};
 
 /// The policy of a client, asked through its session.
 #[derive(Clone, Debug)]
@@ -29,8 +29,8 @@ pub enum Verdict {
     Allow,
     /// Another is to be judged and used in its place.
     Convert(SourceOp),
-    /// More must be known of it first: what pins it, for an image perhaps without its config.
-    Resolve(Box<ResolveSource>, bool),
+    /// More must be known of it first: what pins it, told as the client wants.
+    Resolve(Box<ResolveSource>, Shown),
 }
 
 impl Verifier {
@@ -39,8 +39,7 @@ impl Verifier {
         Verifier { channel }
     }
 
-    /// Asks about `source`, of which `known` is known so far; in `known`, an image's config is left
-    /// out where the client did not want it.
+    /// Asks about `source`, of which `known` is known so far.
     ///
     /// # Errors
     /// When the client does not allow it, with its reasons, or cannot be asked.
@@ -48,10 +47,10 @@ impl Verifier {
         &self,
         source: &SourceOp,
         platform: Option<&Platform>,
-        known: Option<(ResolvedSource, bool)>,
+        known: Option<(ResolvedSource, Shown)>,
     ) -> Result<Verdict, FrontendError> {
         let known = match known {
-            Some((known, no_config)) => convert::resolved_source(known, no_config),
+            Some((known, shown)) => shown.source(known),
             None => meta::ResolveSourceMetaResponse {
                 source: Some(to_wire(source)),
                 ..meta::ResolveSourceMetaResponse::default()
@@ -80,9 +79,9 @@ impl Verifier {
                         source.identifier
                     )));
                 }
-                let no_config = request.image.as_ref().is_some_and(|image| image.no_config);
+                let shown = Shown::of(&request);
                 let ask = convert::resolve_source(request).map_err(|s| refused(&s))?;
-                Ok(Verdict::Resolve(Box::new(ask), no_config))
+                Ok(Verdict::Resolve(Box::new(ask), shown))
             }
         }
     }

@@ -131,7 +131,7 @@ impl Fixture {
             .join(format!("{}.tar", built.root.digest.hex()));
         let mut file = tokio::fs::File::create(&path).await.unwrap();
         self.exporter
-            .write_archive(&built, kind, &caller, &mut file)
+            .write_archive(std::slice::from_ref(&built), kind, &caller, &mut file)
             .await
             .unwrap();
         file.sync_all().await.unwrap();

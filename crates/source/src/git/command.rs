@@ -214,6 +214,12 @@ impl Git<'_> {
     /// Runs a command and gives what it prints. Dropped, the command is killed. One that reaches
     /// other machines has to say how far it is.
     pub(super) async fn run<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<String, Failed> {
+        let stdout = self.bytes(arguments).await?;
+        Ok(String::from_utf8_lossy(&stdout).into_owned())
+    }
+
+    /// As [`Git::run`], for what need not be text.
+    pub(super) async fn bytes<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Vec<u8>, Failed> {
         let silence = self.network.map(|network| network.silence);
         running::run(self.command(arguments), silence).await
     }

@@ -47,7 +47,10 @@ impl Drop for Group {
 
 /// Runs `command`, which has pipes for its standard input and output, to its end, and gives what it
 /// prints. With `silence` it fails when it has printed nothing for so long.
-pub(super) async fn run(mut command: Command, silence: Option<Duration>) -> Result<String, Failed> {
+pub(super) async fn run(
+    mut command: Command,
+    silence: Option<Duration>,
+) -> Result<Vec<u8>, Failed> {
     command.process_group(0).kill_on_drop(true);
     let mut group = Group(command.spawn().map_err(Failed::Start)?);
     // Open until the end.
@@ -71,7 +74,7 @@ pub(super) async fn run(mut command: Command, silence: Option<Duration>) -> Resu
         }
     };
     if status.success() {
-        return Ok(String::from_utf8_lossy(&output).into_owned());
+        return Ok(output);
     }
     Err(Failed::Exit {
         stderr: said.end(),
@@ -224,7 +227,7 @@ mod tests {
         let script = "echo \"$1\"; echo bad >&2; exit $CODE";
         let mut good = command(directory.path(), script);
         good.env("CODE", "0");
-        assert_eq!(run(good, None).await.unwrap(), "argument\n");
+        assert_eq!(run(good, None).await.unwrap(), b"argument\n");
         let mut bad = command(directory.path(), script);
         bad.env("CODE", "3");
         let error = run(bad, None).await.unwrap_err().to_string();

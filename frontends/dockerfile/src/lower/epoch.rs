@@ -129,6 +129,8 @@ impl Lowering<'_> {
             platform: vertex.op().platform.clone(),
             mode: ResolveMode::Default,
             log_name,
+            git_objects: true,
+            http_checksum: None,
         };
         let engine = |error| LowerError::from(crate::context::ContextError::Engine(error));
         let found = self
