@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use prost::Message as _;
 use tempfile::TempDir;
 use testing::daemon::program;
 
-use crate::fixture::{Fixture, LIMIT, Ran, run};
+use crate::fixture::{Fixture, LIMIT, Ran, run, tool};
+use crate::graph::{self, Graph};
 
 /// The program under another name.
 fn called(name: &str, directory: &Path) -> PathBuf {
@@ -207,4 +209,87 @@ fn a_dockerfile_is_checked_without_a_daemon() {
 
     std::fs::write(&file, "FROM alpine\nRUN true\n").unwrap();
     assert_eq!(drydock(&["lint"]).ok(), "");
+}
+
+#[test]
+fn buildctl_builds_with_a_frontend_and_from_a_graph() {
+    let fixture = Fixture::with(
+        "FROM busybox\nARG A\nRUN --mount=type=secret,id=s echo \"$A $(cat /run/secrets/s)\" > /file\n\
+         COPY other /\n",
+    );
+    fixture.write("other", "other");
+    let scratch = fixture.scratch();
+    let path = |name: &str| scratch.join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("secret"), "hidden").unwrap();
+    let buildctl = called("buildctl", scratch);
+    let command = |arguments: &[&str]| {
+        let mut command = Command::new(&buildctl);
+        command.args(["--addr", &fixture.daemon.address()]);
+        command.args(arguments).current_dir(fixture.context());
+        command.env_remove("SOURCE_DATE_EPOCH").env("A_OF_ENV", "1");
+        command
+    };
+    let (output, metadata) = (path("out"), path("metadata.json"));
+    let output = format!("type=local,dest={output}");
+    let secret = format!("id=s,src={}", path("secret"));
+    let build = [
+        "build",
+        "--frontend",
+        "dockerfile.v0",
+        "--local",
+        "context=.",
+        "--local",
+        "dockerfile=.",
+    ];
+    let more = [
+        "--opt",
+        "build-arg:A=value",
+        "--secret",
+        &secret,
+        "--output",
+        &output,
+        "--output",
+        "type=image,name=example.org/made:1",
+        "--metadata-file",
+        &metadata,
+        "--ref-file",
+        &path("ref"),
+        "--progress",
+        "plain",
+    ];
+    run(&mut command(&[&build[..], &more].concat())).ok();
+    let read = |name: &str| std::fs::read_to_string(path(name)).unwrap();
+    assert_eq!(read("out/file"), "value hidden\n");
+    assert_eq!(read("out/other"), "other");
+    assert!(read("metadata.json").contains("\"image.name\": \"example.org/made:1\""));
+    let histories = run(&mut command(&["debug", "histories"]));
+    assert!(histories.ok().contains(&read("ref")), "{histories:?}");
+
+    // A question is answered on standard output.
+    let asked = [&build[..], &["--opt", "requestid=frontend.targets"]].concat();
+    let answer = run(&mut command(&asked));
+    assert!(answer.ok().contains("TARGET"), "{answer:?}");
+
+    let policy = r#"{"rules":[{"action":"DENY","selector":{"identifier":"docker-image://docker.io/library/busybox:*"}}]}"#;
+    std::fs::write(path("policy.json"), policy).unwrap();
+    let denied = [
+        &build[..],
+        &["--source-policy-file", &path("policy.json"), "--no-cache"],
+    ];
+    let denied = run(&mut command(&denied.concat()));
+    assert!(denied.err().contains("denied by policy"), "{denied:?}");
+
+    let mut graph = Graph::default();
+    let file = graph.add(graph::file("/a", "content"), &[]);
+    let definition = graph.definition((file, 0)).encode_to_vec();
+    std::fs::write(path("graph"), definition).unwrap();
+    let output = format!("type=tar,dest={}", path("graph.tar"));
+    let mut built = command(&["b", "-o", &output]);
+    run(built.stdin(std::fs::File::open(path("graph")).unwrap())).ok();
+    assert_eq!(tool("tar", &["-xOf", &path("graph.tar"), "a"]), "content");
+    let empty = run(command(&["build"]).stdin(Stdio::null()));
+    assert!(
+        empty.err().contains("empty definition sent to build"),
+        "{empty:?}"
+    );
 }

@@ -9,6 +9,7 @@
 
 pub mod containers;
 mod control;
+mod definition;
 pub mod docker_config;
 mod error;
 pub mod history;
@@ -19,5 +20,6 @@ mod solve;
 pub use control::{Client, GcPolicy, PruneOptions, UsageRecord, Version, WorkerRecord};
 pub use rpc::tls::TlsFiles;
 
+pub use definition::{ReadError, SourcePolicy, read_graph};
 pub use error::{BuildError, CallFailed, ConnectFailed};
 pub use solve::{CacheEntry, Exporter, SolveRequest, SolveResponse};

@@ -10,7 +10,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::progress::Progress;
 use crate::session::{Session, random_id};
-use crate::{BuildError, Client};
+use crate::{BuildError, Client, SourcePolicy};
 
 /// When the build is over and nothing more is told for so long, no more is waited for.
 const QUIET_END: Duration = Duration::from_secs(5);
@@ -33,6 +33,8 @@ pub struct SolveRequest {
     pub cache_imports: Vec<CacheEntry>,
     /// Build caches to write.
     pub cache_exports: Vec<CacheEntry>,
+    /// Which sources may be used.
+    pub source_policy: Option<SourcePolicy>,
     /// What the build may do that builds usually may not.
     pub entitlements: Vec<String>,
     /// Whether the build leaves no history.
@@ -142,6 +144,7 @@ impl SolveRequest {
                 imports: self.cache_imports.into_iter().map(cache).collect(),
                 ..wire::CacheOptions::default()
             }),
+            source_policy: self.source_policy.map(|policy| policy.0),
             entitlements: self.entitlements,
             internal: self.is_internal,
             exporters: self.exporters.into_iter().map(exporter).collect(),

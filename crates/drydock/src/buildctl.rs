@@ -20,6 +20,7 @@ use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
 use client::{Client, TlsFiles};
 
+use crate::cli::build;
 use crate::error;
 use crate::paths::Family;
 
@@ -74,6 +75,8 @@ enum Buildctl {
     /// Carry standard input and output to the daemon's socket.
     #[command(hide = true)]
     DialStdio,
+    #[command(alias = "b")]
+    Build(Box<build::buildctl::Arguments>),
     Du(usage::Du),
     Prune(usage::Prune),
     /// Throw away the records of builds that are not pinned.
@@ -125,6 +128,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         let client = connection.connect().await?;
         match command {
             Buildctl::DialStdio => Ok(()),
+            Buildctl::Build(arguments) => build::buildctl::run(&client, *arguments).await,
             Buildctl::Du(arguments) => usage::du(&client, arguments).await,
             Buildctl::Prune(arguments) => usage::prune(&client, arguments).await,
             Buildctl::PruneHistories => history::prune(&client).await,

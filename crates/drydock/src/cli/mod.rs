@@ -1,7 +1,7 @@
 //! The command line of `drydock`: one file a command.
 
 mod attach;
-mod build;
+pub(crate) mod build;
 mod daemon;
 mod du;
 mod exec;

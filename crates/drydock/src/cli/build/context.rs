@@ -26,9 +26,23 @@ pub(super) struct Inputs {
     _temporary: Vec<tempfile::TempDir>,
 }
 
+impl Inputs {
+    /// Nothing: what is read is named otherwise.
+    pub(super) fn none() -> Inputs {
+        Inputs {
+            context: Source::None,
+            dockerfile: None,
+            filename: None,
+            _temporary: Vec::new(),
+        }
+    }
+}
+
 /// Where the context comes from.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Source {
+    /// There is none.
+    None,
     Directory(PathBuf),
     /// Fetched by the daemon.
     Url(String),

@@ -2,6 +2,7 @@
 //!
 //! Flags become a plain [`request::Request`], which `solve` carries out; `report` tells how it ended.
 
+pub(crate) mod buildctl;
 mod context;
 mod fields;
 mod local_cache;

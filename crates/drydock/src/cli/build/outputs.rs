@@ -149,7 +149,8 @@ fn parse(text: &str) -> anyhow::Result<Option<Output>> {
     }
 }
 
-fn finish(
+/// What is done with the output of an exporter.
+pub(super) fn finish(
     kind: &str,
     attrs: BTreeMap<String, String>,
     destination: Option<&str>,

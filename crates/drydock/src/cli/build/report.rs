@@ -54,7 +54,7 @@ fn image_id(response: &Response) -> Option<&str> {
 }
 
 /// The answers as JSON; what is JSON in base64 is unpacked.
-fn metadata(response: &Response) -> Value {
+pub(super) fn metadata(response: &Response) -> Value {
     let value = |key: &str, text: &String| -> Value {
         let bytes = match key {
             "result.json" => Some(text.clone().into_bytes()),
@@ -75,7 +75,7 @@ fn metadata(response: &Response) -> Value {
 }
 
 /// Writes aside and renames, so that nobody reads half of it.
-fn write(path: &Path, content: &[u8]) -> anyhow::Result<()> {
+pub(super) fn write(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     let name = || format!("failed to write `{}`", path.display());
     let directory = path
         .parent()

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use client::SourcePolicy;
 
 use super::Arguments;
 use super::context::{self, Inputs, Source};
@@ -15,6 +17,12 @@ use crate::error::hinted;
 /// A build, and what this program serves while it runs.
 #[derive(Debug)]
 pub(super) struct Request {
+    /// Names the build; made up if empty.
+    pub(super) reference: String,
+    /// Empty to build `definition`.
+    pub(super) frontend: String,
+    pub(super) definition: Option<Arc<llb::Graph>>,
+    pub(super) source_policy: Option<SourcePolicy>,
     pub(super) inputs: Inputs,
     pub(super) attrs: BTreeMap<String, String>,
     /// Directories offered, by name.
@@ -61,27 +69,44 @@ pub(super) struct Cache {
 /// Largest secret that BuildKit takes.
 const MAX_SECRET: u64 = 500 << 10;
 
+/// The built-in frontend.
+const FRONTEND: &str = "dockerfile.v0";
+
 impl Request {
+    /// A build of `inputs` that asks for nothing else.
+    pub(super) fn of(inputs: Inputs) -> Request {
+        Request {
+            reference: String::new(),
+            frontend: String::new(),
+            definition: None,
+            source_policy: None,
+            inputs,
+            attrs: BTreeMap::new(),
+            directories: BTreeMap::new(),
+            layouts: BTreeMap::new(),
+            secrets: Vec::new(),
+            ssh: Vec::new(),
+            outputs: Vec::new(),
+            cache_imports: Vec::new(),
+            cache_exports: Vec::new(),
+            entitlements: Vec::new(),
+            shared_key: String::new(),
+        }
+    }
+
     /// Reads `arguments`, and checks what can be checked here.
     pub(super) fn new(arguments: &Arguments) -> anyhow::Result<Request> {
         let inputs = context::inputs(&arguments.context, arguments.file.as_deref())?;
-        let mut request = Request {
-            attrs: attrs(arguments)?,
-            directories: BTreeMap::new(),
-            layouts: BTreeMap::new(),
-            secrets: arguments
-                .secret
-                .iter()
-                .map(|text| secret(text))
-                .collect::<Result<_, _>>()?,
-            ssh: arguments.ssh.iter().map(|text| ssh(text)).collect(),
-            outputs: outputs::outputs(arguments)?,
-            cache_imports: caches(&arguments.cache_from)?,
-            cache_exports: caches(&arguments.cache_to)?,
-            entitlements: arguments.allow.clone(),
-            shared_key: String::new(),
-            inputs,
-        };
+        let mut request = Request::of(inputs);
+        request.frontend = FRONTEND.to_owned();
+        request.attrs = attrs(arguments)?;
+        let secrets = arguments.secret.iter().map(|text| secret(text));
+        request.secrets = secrets.collect::<Result<_, _>>()?;
+        request.ssh = arguments.ssh.iter().map(|text| ssh(text)).collect();
+        request.outputs = outputs::outputs(arguments)?;
+        request.cache_imports = caches(&arguments.cache_from)?;
+        request.cache_exports = caches(&arguments.cache_to)?;
+        request.entitlements = arguments.allow.clone();
         request.add_inputs();
         for text in &arguments.build_context {
             request.add_context(text)?;
@@ -103,7 +128,7 @@ impl Request {
                 self.attrs.insert("context".to_owned(), url.clone());
             }
             // The upload's URL is known when the session is.
-            Source::Stdin(_) => {}
+            Source::None | Source::Stdin(_) => {}
         }
         if let Some(directory) = &self.inputs.dockerfile {
             self.directories
@@ -295,7 +320,7 @@ fn ulimit(text: &str) -> anyhow::Result<String> {
 }
 
 /// Reads one `--secret`. A file is checked at once: a missing one would be found late.
-fn secret(text: &str) -> anyhow::Result<Secret> {
+pub(super) fn secret(text: &str) -> anyhow::Result<Secret> {
     let (mut id, mut kind, mut path, mut variable) = (None, None, None, None);
     for (key, value) in fields::pairs(text)? {
         let field = match key.as_str() {
@@ -337,7 +362,7 @@ fn secret(text: &str) -> anyhow::Result<Secret> {
 }
 
 /// Reads one `--ssh`: an id, perhaps with sockets or keys.
-fn ssh(text: &str) -> Ssh {
+pub(super) fn ssh(text: &str) -> Ssh {
     let (id, paths) = text.split_once('=').unwrap_or((text, ""));
     let paths = paths.split(',').filter(|path| !path.is_empty());
     Ssh {
@@ -346,7 +371,7 @@ fn ssh(text: &str) -> Ssh {
     }
 }
 
-fn caches(given: &[String]) -> anyhow::Result<Vec<Cache>> {
+pub(super) fn caches(given: &[String]) -> anyhow::Result<Vec<Cache>> {
     let cache = |text: &String| -> anyhow::Result<Cache> {
         if !text.contains('=') {
             let attrs = [("ref".to_owned(), text.clone())].into();

@@ -19,9 +19,6 @@ use crate::progress::{Display, Mode, REFRESH_INTERVAL, print_warnings};
 /// Messages that wait to be shown. More makes the stream wait.
 const PROGRESS_QUEUE: usize = 64;
 
-/// The built-in frontend.
-const FRONTEND: &str = "dockerfile.v0";
-
 /// Builds `request`, shown as `mode` says, and gives what the exporters answered.
 pub(super) async fn solve(
     global: &Global,
@@ -36,10 +33,20 @@ pub(super) async fn solve(
              Name it with `-t`, or use `--load`, `--push` or `-o`."
         );
     }
+    with_client(&client, request, display, global.debug).await
+}
+
+/// Builds `request` at `client`, shown by `display`; with `details` warnings are shown in full.
+pub(super) async fn with_client(
+    client: &Client,
+    request: Request,
+    display: Display,
+    details: bool,
+) -> anyhow::Result<Response> {
     let is_for_people = display.is_for_people();
     let written = local_cache::destinations(&request.cache_exports);
     let (result, warnings) = tokio::select! {
-        done = drive(&client, request, display) => done?,
+        done = drive(client, request, display) => done?,
         _ = tokio::signal::ctrl_c() => {
             // Everything in flight is dropped, which cancels the build.
             eprintln!("ERROR: canceled");
@@ -47,7 +54,7 @@ pub(super) async fn solve(
         }
     };
     if is_for_people {
-        print_warnings(std::io::stderr(), &warnings, global.debug);
+        print_warnings(std::io::stderr(), &warnings, details);
     }
     match result {
         Ok(response) => {
@@ -146,7 +153,10 @@ fn prepare(request: Request) -> anyhow::Result<(SolveRequest, Session, super::co
         attrs: cache.attrs,
     };
     let solve = SolveRequest {
-        frontend: FRONTEND.to_owned(),
+        reference: request.reference,
+        frontend: request.frontend,
+        definition: request.definition,
+        source_policy: request.source_policy,
         attrs,
         exporters,
         cache_imports: imports.into_iter().map(cache).collect(),
