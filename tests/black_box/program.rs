@@ -287,9 +287,10 @@ fn buildctl_builds_with_a_frontend_and_from_a_graph() {
     let mut built = command(&["b", "-o", &output]);
     run(built.stdin(std::fs::File::open(path("graph")).unwrap())).ok();
     assert_eq!(tool("tar", &["-xOf", &path("graph.tar"), "a"]), "content");
-    let empty = run(command(&["build"]).stdin(Stdio::null()));
-    assert!(
-        empty.err().contains("empty definition sent to build"),
-        "{empty:?}"
-    );
+    let none = run(command(&["build"]).stdin(Stdio::null()));
+    let expected = "please specify --frontend or pipe LLB definition to stdin";
+    assert!(none.err().contains(expected), "{none:?}");
+    let wrong = run(&mut command(&["build", "--frontend", "nope.v0"]));
+    let expected = "error: failed to solve: invalid frontend: nope.v0";
+    assert!(wrong.err().contains(expected), "{wrong:?}");
 }

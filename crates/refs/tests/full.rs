@@ -1,5 +1,7 @@
 //! A disk that is full for a while.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! `buildctl build`: a build in the words of BuildKit's own client, which names everything itself.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal as _, Read as _};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,7 +12,8 @@ use client::{Client, SourcePolicy, read_graph};
 use super::context::Inputs;
 use super::outputs::{self, Output};
 use super::request::{self, Cache, Request};
-use super::{fields, report, solve};
+use super::solve::{self, Style};
+use super::{fields, report};
 use crate::progress::{Display, Mode};
 
 /// The prefix of options that are build arguments.
@@ -78,12 +79,18 @@ pub(crate) async fn run(client: &Client, arguments: Arguments) -> anyhow::Result
     request.reference = reference.clone();
     let is_question = request.attrs.contains_key("requestid");
     let display = Display::new(arguments.progress)?;
-    let built = solve::with_client(client, request, display, false).await;
+    let style = Style {
+        details: false,
+        prefix: "error: ",
+    };
+    let built = solve::with_client(client, request, display, style).await;
     if let Some(path) = &arguments.ref_file {
         report::write(path, reference.as_bytes())?;
     }
     let response = built?;
-    if let Some(path) = &arguments.metadata_file {
+    if let Some(path) = &arguments.metadata_file
+        && !response.is_empty()
+    {
         let text = serde_json::to_string_pretty(&report::metadata(&response))?;
         report::write(path, text.as_bytes())?;
     }
@@ -141,7 +148,9 @@ fn request(arguments: &Arguments) -> anyhow::Result<Request> {
 /// Reads the graph from standard input.
 fn graph(ignore_cache: bool) -> anyhow::Result<Arc<llb::Graph>> {
     let input = std::io::stdin();
-    if input.is_terminal() {
+    // A terminal, or nothing at all.
+    let status = rustix::fs::fstat(&input).context("failed to look at standard input")?;
+    if rustix::fs::FileType::from_raw_mode(status.st_mode).is_char_device() {
         bail!("please specify --frontend or pipe LLB definition to stdin");
     }
     let mut bytes = Vec::new();

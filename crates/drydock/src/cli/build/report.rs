@@ -33,8 +33,8 @@ pub(super) fn success(arguments: &Arguments, response: &Response) -> anyhow::Res
     Ok(())
 }
 
-/// Prints why the build failed: the lines at fault, then the error.
-pub(super) fn failure(sources: &[SourceExcerpt], message: &str) -> anyhow::Error {
+/// Prints why the build failed: the lines at fault, then the error after `prefix`.
+pub(super) fn failure(prefix: &str, sources: &[SourceExcerpt], message: &str) -> anyhow::Error {
     for source in sources {
         eprint!("{}", excerpt::render(source));
     }
@@ -42,7 +42,7 @@ pub(super) fn failure(sources: &[SourceExcerpt], message: &str) -> anyhow::Error
         true => message.to_owned(),
         false => format!("failed to solve: {message}"),
     };
-    eprintln!("ERROR: failed to build: {message}");
+    eprintln!("{prefix}{message}");
     Exit(FAILURE).into()
 }
 

@@ -33,15 +33,27 @@ pub(super) async fn solve(
              Name it with `-t`, or use `--load`, `--push` or `-o`."
         );
     }
-    with_client(&client, request, display, global.debug).await
+    let style = Style {
+        details: global.debug,
+        prefix: "ERROR: failed to build: ",
+    };
+    with_client(&client, request, display, style).await
 }
 
-/// Builds `request` at `client`, shown by `display`; with `details` warnings are shown in full.
+/// How the end of a build is told.
+pub(super) struct Style {
+    /// Whether warnings are shown in full.
+    pub(super) details: bool,
+    /// What is in front of an error.
+    pub(super) prefix: &'static str,
+}
+
+/// Builds `request` at `client`, shown by `display`.
 pub(super) async fn with_client(
     client: &Client,
     request: Request,
     display: Display,
-    details: bool,
+    style: Style,
 ) -> anyhow::Result<Response> {
     let is_for_people = display.is_for_people();
     let written = local_cache::destinations(&request.cache_exports);
@@ -54,14 +66,18 @@ pub(super) async fn with_client(
         }
     };
     if is_for_people {
-        print_warnings(std::io::stderr(), &warnings, details);
+        print_warnings(std::io::stderr(), &warnings, style.details);
     }
     match result {
         Ok(response) => {
             local_cache::note(&written, &response.exporters)?;
             Ok(response.exporters)
         }
-        Err(error) => Err(report::failure(&error.sources, &error.message)),
+        Err(error) => Err(report::failure(
+            style.prefix,
+            &error.sources,
+            &error.message,
+        )),
     }
 }
 
