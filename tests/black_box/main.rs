@@ -16,6 +16,7 @@ mod build_cache;
 mod concurrency;
 mod containers;
 mod crash;
+mod devices;
 mod dockerfile;
 mod errors;
 mod fixture;

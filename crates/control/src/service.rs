@@ -99,6 +99,22 @@ impl Control {
         }
     }
 
+    /// The devices that there are now.
+    async fn devices(&self) -> Vec<types::CdiDevice> {
+        let found = self.engine.worker().devices(&[]).await;
+        let found = found.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the worker does not tell its devices");
+            Vec::new()
+        });
+        let device = |device: worker_client::Device| types::CdiDevice {
+            name: device.name,
+            auto_allow: device.auto_allow,
+            annotations: device.annotations,
+            on_demand: false,
+        };
+        found.into_iter().map(device).collect()
+    }
+
     fn worker(&self) -> types::WorkerRecord {
         let worker = self.engine.worker().description();
         types::WorkerRecord {
@@ -266,7 +282,9 @@ impl ControlApi for Control {
         &self,
         _: Request<wire::ListWorkersRequest>,
     ) -> Answer<wire::ListWorkersResponse> {
-        let record = vec![self.worker()];
+        let mut record = self.worker();
+        record.cdi_devices = self.devices().await;
+        let record = vec![record];
         Ok(Response::new(wire::ListWorkersResponse { record }))
     }
 

@@ -21,7 +21,7 @@ use crate::policy;
 use crate::progress::{Event, Log, Step};
 use crate::request::{BuildRequest, Entitlements};
 use crate::sources::SourceMaps;
-use crate::{BuildError, Frontends};
+use crate::{BuildError, Frontends, devices};
 
 /// The scheme of images' identifiers.
 const IMAGE: &str = "docker-image://";
@@ -77,7 +77,7 @@ impl Shared {
             job,
             worker,
             log,
-            entitlements: request.entitlements,
+            entitlements: request.entitlements.clone(),
             policies: request.policies.clone(),
             called: OnceLock::new(),
             verifier,
@@ -118,10 +118,11 @@ impl Shared {
             FrontendError::invalid(format!("failed to load LLB: {}", error.message))
         };
         self.entitlements.check(&graph).map_err(invalid)?;
-        let graph = if !self.judges(more) {
-            graph
-        } else {
-            let mut changed = HashMap::new();
+        let granted = &self.entitlements.devices;
+        let mut changed = devices::allow(&self.worker, granted, &graph)
+            .await
+            .map_err(|message| invalid(BuildError::user(message)))?;
+        if self.judges(more) {
             for vertex in graph.vertices() {
                 if let llb::OpKind::Source(source) = &vertex.op().kind {
                     let platform = vertex.op().platform.as_ref();
@@ -129,12 +130,15 @@ impl Shared {
                     let wanted = wanted.map_err(|error| {
                         error.within("failed to load LLB: error evaluating the source policy")
                     })?;
-                    changed.insert(vertex.digest(), wanted);
+                    changed.insert(vertex.digest(), llb::OpKind::Source(wanted));
                 }
             }
+        }
+        let graph = if changed.is_empty() {
+            graph
+        } else {
             let mut wanted = |vertex: &llb::Vertex| changed.remove(&vertex.digest());
-            let graph = graph.map_sources(|vertex, _| Ok::<_, FrontendError>(wanted(vertex)))?;
-            Arc::new(graph)
+            Arc::new(graph.map_ops(|vertex| Ok::<_, FrontendError>(wanted(vertex)))?)
         };
         self.sources.remember(&graph);
         Ok(graph)

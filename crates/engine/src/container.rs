@@ -26,7 +26,7 @@ pub(crate) async fn open(
     shared: &Shared,
     request: OpenContainer,
 ) -> Result<Arc<dyn Container>, FrontendError> {
-    admit(shared.entitlements, &request.op)?;
+    admit(&shared.entitlements, &request.op)?;
     let inputs = request.inputs.iter().map(|input| async move {
         match input {
             ContainerInput::Result(result) => shared.realize(result).await,
@@ -41,7 +41,7 @@ pub(crate) async fn open(
             name: request.name,
         },
         session: shared.session.clone(),
-        entitlements: shared.entitlements,
+        entitlements: shared.entitlements.clone(),
     };
     let opened = container.worker.open_sandbox(
         &container.sandbox,
@@ -54,7 +54,7 @@ pub(crate) async fn open(
 }
 
 /// Refuses an op that is not legal or needs more than was granted.
-fn admit(entitlements: Entitlements, op: &Bytes) -> Result<(), FrontendError> {
+fn admit(entitlements: &Entitlements, op: &Bytes) -> Result<(), FrontendError> {
     let vertex = llb::Vertex::decode(op.clone(), llb::OpMetadata::default())
         .map_err(|error| FrontendError::invalid(error.to_string()))?;
     entitlements
@@ -72,7 +72,7 @@ impl OnWorker {
 #[async_trait]
 impl Container for OnWorker {
     async fn start(&self, process: StartProcess) -> Result<ContainerProcess, FrontendError> {
-        admit(self.entitlements, &process.op)?;
+        admit(&self.entitlements, &process.op)?;
         self.worker
             .start_in_sandbox(&self.sandbox, process, self.sessions())
             .await

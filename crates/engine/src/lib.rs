@@ -13,6 +13,7 @@ mod build;
 mod builds;
 mod cache;
 mod container;
+mod devices;
 mod outputs;
 mod policy;
 pub mod progress;

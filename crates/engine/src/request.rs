@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use frontend::policy::Policy;
 
+use crate::devices::Granted;
 use crate::{BuildError, CacheSpec};
 
 /// One build, as asked for by a client.
@@ -106,10 +107,11 @@ impl ExporterKind {
 }
 
 /// What a build may do beyond the default; made only by [`Entitlements::grant`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Entitlements {
     network_host: bool,
     security_insecure: bool,
+    pub(crate) devices: Granted,
 }
 
 /// What the daemon's operator allows builds to ask for.
@@ -119,6 +121,8 @@ pub struct AllowedEntitlements {
     pub network_host: bool,
     /// `security.insecure`.
     pub security_insecure: bool,
+    /// `device`.
+    pub device: bool,
 }
 
 impl Entitlements {
@@ -132,11 +136,16 @@ impl Entitlements {
     ) -> Result<Entitlements, BuildError> {
         let mut granted = Entitlements::default();
         for name in asked {
-            let (slot, allowed) = match name.as_str() {
-                "network.host" => (&mut granted.network_host, allowed.network_host),
-                "security.insecure" => (&mut granted.security_insecure, allowed.security_insecure),
+            let (name, which) = match name.split_once('=') {
+                Some((device @ "device", which)) => (device, which),
+                _ => (name.as_str(), ""),
+            };
+            let allowed = match name {
+                "network.host" => allowed.network_host,
+                "security.insecure" => allowed.security_insecure,
+                "device" => allowed.device,
                 other => {
-                    return Err(BuildError::user(format!("invalid entitlement \"{other}\"")));
+                    return Err(BuildError::user(format!("unknown entitlement {other}")));
                 }
             };
             if !allowed {
@@ -144,7 +153,11 @@ impl Entitlements {
                     "granting entitlement {name} is not allowed by build daemon configuration"
                 )));
             }
-            *slot = true;
+            match name {
+                "network.host" => granted.network_host = true,
+                "security.insecure" => granted.security_insecure = true,
+                _ => granted.devices.add(which).map_err(BuildError::user)?,
+            }
         }
         Ok(granted)
     }
@@ -153,7 +166,7 @@ impl Entitlements {
     ///
     /// # Errors
     /// Names the first entitlement that is missing.
-    pub fn check(self, graph: &llb::Graph) -> Result<(), BuildError> {
+    pub fn check(&self, graph: &llb::Graph) -> Result<(), BuildError> {
         graph
             .vertices()
             .try_for_each(|vertex| self.check_op(vertex.op()))
@@ -163,7 +176,7 @@ impl Entitlements {
     ///
     /// # Errors
     /// Names the first entitlement that is missing.
-    pub fn check_op(self, op: &llb::Op) -> Result<(), BuildError> {
+    pub fn check_op(&self, op: &llb::Op) -> Result<(), BuildError> {
         if let llb::OpKind::Exec(exec) = &op.kind {
             if exec.network == llb::NetMode::Host && !self.network_host {
                 return Err(BuildError::user("network.host is not allowed".to_owned()));
@@ -191,12 +204,18 @@ mod tests {
         let all = AllowedEntitlements {
             network_host: true,
             security_insecure: true,
+            device: true,
         };
         assert!(ask(&["network.host", "security.insecure"], all).is_ok());
+        assert!(ask(&["device=a/b=c,alias=d", "device"], all).is_ok());
+        assert_eq!(
+            ask(&["device=a/b=c"], AllowedEntitlements::default()).unwrap_err(),
+            "granting entitlement device is not allowed by build daemon configuration"
+        );
         assert_eq!(
             ask(&["security.insecure"], AllowedEntitlements::default()).unwrap_err(),
             "granting entitlement security.insecure is not allowed by build daemon configuration"
         );
-        assert!(ask(&["root"], all).is_err());
+        assert_eq!(ask(&["root"], all).unwrap_err(), "unknown entitlement root");
     }
 }

@@ -14,7 +14,7 @@ use crate::decode::{self, Received};
 use crate::name::default_name;
 use crate::{
     DecodeError, Definition, Input, Keying, Location, Op, OpKind, OpMetadata, SourceInfo,
-    SourceMap, SourceOp, caps, encode_terminal,
+    SourceMap, caps, encode_terminal,
 };
 
 /// One op of a [`Graph`], checked.
@@ -324,14 +324,14 @@ impl Graph {
         self.definition().to_pb()
     }
 
-    /// The graph with other sources: `map` gives a source op's replacement, or `None` to leave it.
-    /// Everything that depends on a replaced op gets another digest.
+    /// The graph with other ops: `map` gives what takes the place of a vertex's, or `None` to leave
+    /// it. Everything that depends on a replaced op gets another digest.
     ///
     /// # Errors
     /// What `map` fails with.
-    pub fn map_sources<E>(
+    pub fn map_ops<E>(
         &self,
-        mut map: impl FnMut(&Vertex, &SourceOp) -> Result<Option<SourceOp>, E>,
+        mut map: impl FnMut(&Vertex) -> Result<Option<OpKind>, E>,
     ) -> Result<Graph, E> {
         let mut graph = Graph {
             vertices: DiGraph::with_capacity(self.len(), self.vertices.edge_count()),
@@ -348,12 +348,12 @@ impl Graph {
                     is_changed = true;
                 }
             }
-            if let OpKind::Source(source) = &mut changed.op.kind
-                && let Some(new) = map(vertex, source)?
-            {
-                is_changed |= *source != new;
-                changed.name.clone_from(&new.identifier);
-                *source = new;
+            if let Some(new) = map(vertex)? {
+                is_changed |= changed.op.kind != new;
+                if let OpKind::Source(source) = &new {
+                    changed.name.clone_from(&source.identifier);
+                }
+                changed.op.kind = new;
             }
             if !is_changed {
                 graph.adopt(vertex.clone());

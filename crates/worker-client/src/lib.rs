@@ -48,6 +48,17 @@ pub struct Description {
     pub gc_policies: Vec<GcPolicy>,
 }
 
+/// A device that steps can be given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Device {
+    /// `vendor/class=name`.
+    pub name: String,
+    /// What its vendor says of it.
+    pub annotations: BTreeMap<String, String>,
+    /// Whether every build may have it.
+    pub auto_allow: bool,
+}
+
 /// When a worker throws away what is not in use; sizes in bytes.
 #[derive(Clone, Debug, Default)]
 pub struct GcPolicy {
@@ -228,6 +239,29 @@ impl Worker {
         let describe = Arc::new(convert::description(answer)?);
         convert::serve_sessions(&mut client, sessions).await?;
         Ok(Worker { client, describe })
+    }
+
+    /// The devices that steps can be given: those that are `wanted`, or all where nothing is.
+    ///
+    /// # Errors
+    /// When one that is wanted and not optional is not there.
+    pub async fn devices(&self, wanted: &[llb::CdiDevice]) -> Result<Vec<Device>, WorkerError> {
+        let wanted = wanted.iter().map(|device| wire::WantedDevice {
+            name: device.name.clone(),
+            optional: device.optional,
+        });
+        let request = wire::FindDevicesRequest {
+            wanted: wanted.collect(),
+        };
+        let answer = self.client.clone().find_devices(request).await?;
+        let devices = answer.into_inner().devices.into_iter();
+        Ok(devices
+            .map(|device| Device {
+                name: device.name,
+                annotations: device.annotations,
+                auto_allow: device.auto_allow,
+            })
+            .collect())
     }
 
     /// What the worker said of itself.

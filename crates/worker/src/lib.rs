@@ -5,6 +5,7 @@
 
 mod audience;
 mod cache;
+mod cdi;
 mod containers;
 mod convert;
 mod credentials;
@@ -30,5 +31,6 @@ mod store;
 mod view;
 
 pub use audience::ClientRules;
+pub use cdi::DeviceOptions;
 pub use service::{Parts, WorkerService};
 pub use state::Options;

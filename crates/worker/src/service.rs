@@ -173,6 +173,30 @@ impl Worker for WorkerService {
         }))
     }
 
+    async fn find_devices(
+        &self,
+        request: Request<wire::FindDevicesRequest>,
+    ) -> Answer<wire::FindDevicesResponse> {
+        let options = self.shared.options.devices.clone();
+        let wanted = request.into_inner().wanted.into_iter();
+        let wanted: Vec<_> = wanted
+            .map(|device| llb::CdiDevice {
+                name: device.name,
+                optional: device.optional,
+            })
+            .collect();
+        let find = move || {
+            let devices = crate::cdi::Devices::read(&options);
+            let names = match wanted.is_empty() {
+                true => devices.names(),
+                false => devices.find(&wanted)?,
+            };
+            Ok(devices.describe(&names))
+        };
+        let devices = crate::failure::blocking(find).await?;
+        Ok(Response::new(wire::FindDevicesResponse { devices }))
+    }
+
     type SessionsStream = ReceiverStream<Result<wire::Bytes, Status>>;
 
     async fn sessions(

@@ -35,6 +35,8 @@ pub struct Options {
     pub dns: executor::files::DnsOptions,
     /// When what is not in use is thrown away, in order.
     pub gc: Vec<refs::PruneOptions>,
+    /// What steps may be given besides the standard devices.
+    pub devices: crate::cdi::DeviceOptions,
 }
 
 /// What all calls share.

@@ -29,6 +29,15 @@ pub(crate) struct File {
     registry: BTreeMap<String, RegistryTable>,
     frontend: BTreeMap<String, FrontendTable>,
     system: SystemTable,
+    cdi: CdiTable,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct CdiTable {
+    disabled: Option<bool>,
+    spec_dirs: Vec<PathBuf>,
+    auto_allowed: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -210,6 +219,13 @@ impl File {
             };
             set(enabled, frontend.enabled);
         }
+        if self.cdi.disabled == Some(true) {
+            config.devices.enabled = false;
+        }
+        if !self.cdi.spec_dirs.is_empty() {
+            config.devices.directories = self.cdi.spec_dirs;
+        }
+        config.devices.auto_allowed = self.cdi.auto_allowed;
         let registries = self
             .registry
             .into_iter()

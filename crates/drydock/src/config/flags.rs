@@ -52,6 +52,12 @@ pub(crate) struct Flags {
     /// Entitlements that builds may be granted: network.host, security.insecure, device.
     #[arg(long, value_name = "NAME")]
     allow_insecure_entitlement: Vec<String>,
+    /// Give no devices to steps.
+    #[arg(long)]
+    cdi_disabled: bool,
+    /// Directories in which devices are described (Container Device Interface).
+    #[arg(long, value_name = "DIR")]
+    cdi_spec_dir: Vec<PathBuf>,
     /// Run without root.
     #[arg(long)]
     rootless: bool,
@@ -112,10 +118,6 @@ struct WorkerFlags {
 struct AcceptedFlags {
     #[arg(long, hide = true, value_name = "PATH")]
     otel_socket_path: Option<PathBuf>,
-    #[arg(long, hide = true)]
-    cdi_disabled: bool,
-    #[arg(long, hide = true, value_name = "DIR")]
-    cdi_spec_dir: Vec<PathBuf>,
     #[arg(long, hide = true)]
     save_cache_debug: bool,
     #[arg(long, hide = true)]
@@ -202,6 +204,10 @@ impl Flags {
             .insecure_entitlements
             .extend(self.allow_insecure_entitlement);
         config.worker.rootless |= self.rootless;
+        config.devices.enabled &= !self.cdi_disabled;
+        if !self.cdi_spec_dir.is_empty() {
+            config.devices.directories = self.cdi_spec_dir;
+        }
         if let Some(text) = self.idle_exit {
             config.idle_exit = Some(duration("--idle-exit", text)?);
         }

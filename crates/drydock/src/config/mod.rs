@@ -31,6 +31,7 @@ pub(crate) struct Config {
     pub(crate) registries: BTreeMap<String, Registry>,
     pub(crate) history: History,
     pub(crate) frontends: Frontends,
+    pub(crate) devices: Devices,
     /// Requests to one registry at a time.
     pub(crate) max_registry_concurrency: usize,
     /// The daemon ends when nothing was asked of it for so long.
@@ -90,6 +91,27 @@ pub(crate) struct Worker {
     /// Containers that run at a time; no bound if none.
     pub(crate) max_parallelism: Option<usize>,
     pub(crate) gc: Gc,
+}
+
+/// Devices that steps may be given, by the Container Device Interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Devices {
+    pub(crate) enabled: bool,
+    /// Where they are described; a later directory is stronger.
+    pub(crate) directories: Vec<PathBuf>,
+    /// What every build may have.
+    pub(crate) auto_allowed: Vec<String>,
+}
+
+impl Default for Devices {
+    fn default() -> Devices {
+        let directories = ["/etc/cdi", "/var/run/cdi", "/etc/buildkit/cdi"];
+        Devices {
+            enabled: true,
+            directories: directories.map(PathBuf::from).into(),
+            auto_allowed: Vec::new(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -232,6 +254,7 @@ impl Config {
                 gateway: true,
                 gateway_repositories: Vec::new(),
             },
+            devices: Devices::default(),
             max_registry_concurrency: DEFAULT_REGISTRY_CONCURRENCY,
             idle_exit: None,
         }

@@ -62,7 +62,7 @@ impl Daemon {
 
         let sessions = Sessions::new();
         let connected = connect(&worker, sessions.clone()).await?;
-        let allowed = allowed(&config.insecure_entitlements);
+        let allowed = allowed(&config.insecure_entitlements, config.devices.enabled);
         let options = engine::Options {
             allowed,
             max_parallelism: config.worker.max_parallelism,
@@ -288,6 +288,13 @@ fn worker_options(config: &Config, refs: &Refs) -> anyhow::Result<worker::Option
         dns: dns(&config.dns)?,
         gc: policies(&given.gc, refs)?,
         state_dir,
+        devices: worker::DeviceOptions {
+            directories: match config.devices.enabled {
+                true => config.devices.directories.clone(),
+                false => Vec::new(),
+            },
+            auto_allowed: config.devices.auto_allowed.clone(),
+        },
     })
 }
 
@@ -450,11 +457,14 @@ fn worker_id(root: &Path) -> anyhow::Result<String> {
 }
 
 /// What of the entitlements that the configuration names this daemon knows.
-fn allowed(names: &[String]) -> AllowedEntitlements {
+///
+/// Devices need no entry of their own where there can be any: each has its own condition.
+fn allowed(names: &[String], devices: bool) -> AllowedEntitlements {
     let has = |name: &str| names.iter().any(|given| given == name);
     AllowedEntitlements {
         network_host: has("network.host"),
         security_insecure: has("security.insecure"),
+        device: devices || has("device"),
     }
 }
 

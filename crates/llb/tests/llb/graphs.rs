@@ -330,10 +330,14 @@ fn a_replaced_source_renames_what_depends_on_it() {
 
     let pin = |from: &str, to: &str| {
         graph
-            .map_sources(|_, source| {
+            .map_ops(|vertex| {
+                let OpKind::Source(source) = &vertex.op().kind else {
+                    return Ok(None);
+                };
                 let mut new = source.clone();
                 new.identifier = to.to_owned();
-                Ok::<_, ()>((source.identifier == from).then_some(new))
+                let wanted = source.identifier == from;
+                Ok::<_, ()>(wanted.then_some(OpKind::Source(new)))
             })
             .unwrap()
     };

@@ -62,7 +62,6 @@ pub(crate) async fn run(
     events: &Events,
 ) -> Result<Vec<Made>, Failed> {
     let Step { op, .. } = step;
-    refuse_devices(op)?;
     let network = network(shared, op.network);
     let mut mounts = mounts::prepare(shared, &step, network, sessions, events).await?;
     let root = mounts
@@ -79,8 +78,11 @@ pub(crate) async fn run(
         readonly_root: mounts.readonly_root,
         ssh_socket: mounts.ssh_socket.as_deref(),
     };
-    let spec = spec(op, &surroundings, step.resources, sessions).await;
-    let spec = spec.map_err(|failure| match failure.class {
+    let spec = async {
+        let spec = spec(op, &surroundings, step.resources, sessions).await?;
+        with_devices(shared, op, spec).await
+    };
+    let spec = spec.await.map_err(|failure| match failure.class {
         // A secret that no client has is not the process's fault.
         Class::NotFound => failure,
         _ => failed(failure),
@@ -139,17 +141,19 @@ pub(crate) async fn run(
     Ok(blocking(move || mounts.outputs()).await?)
 }
 
-/// This worker has no devices to give; a step that can do without them runs without.
-fn refuse_devices(op: &ExecOp) -> Result<(), Failure> {
-    let needed = op.devices.iter().filter(|device| !device.optional);
-    let names: Vec<_> = needed.map(|device| device.name.as_str()).collect();
-    if names.is_empty() {
-        return Ok(());
+/// Gives the step's container its devices.
+async fn with_devices(shared: &Shared, op: &ExecOp, mut spec: Spec) -> Result<Spec, Failure> {
+    if op.devices.is_empty() {
+        return Ok(spec);
     }
-    Err(Failure::user(format!(
-        "CDI device injection failed: unresolvable CDI devices {}",
-        names.join(", ")
-    )))
+    let (options, wanted) = (shared.options.devices.clone(), op.devices.clone());
+    let inject = move || {
+        let devices = crate::cdi::Devices::read(&options);
+        devices.inject(&mut spec, &wanted).map(|()| spec)
+    };
+    blocking(inject)
+        .await
+        .map_err(|failure| failure.context("CDI device injection failed"))
 }
 
 /// What a process finds in its container.
