@@ -20,6 +20,7 @@ mod devices;
 mod dockerfile;
 mod errors;
 mod fixture;
+mod frontend_images;
 mod gateway;
 mod git;
 mod graph;

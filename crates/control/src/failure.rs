@@ -14,7 +14,7 @@ pub(crate) fn status(error: &BuildError) -> Status {
     if let Some(failure) = foreign.and_then(|source| source.downcast_ref::<Failure>()) {
         let mut failure = failure.clone();
         failure.message.clone_from(&error.message);
-        return failure.to_status();
+        return with_places(failure, error).to_status();
     }
     // BuildKit's errors are of no class, except where its clients act on the code.
     let code = match error.class {
@@ -23,13 +23,7 @@ pub(crate) fn status(error: &BuildError) -> Status {
         ErrorClass::Canceled => Code::Cancelled,
         ErrorClass::Bug => Code::Internal,
     };
-    let mut failure = Failure::new(code, &error.message);
-    for location in &error.locations {
-        failure = failure.with(Detail::Source(Source {
-            info: Some(source_info(location)),
-            ranges: ranges(location),
-        }));
-    }
+    let mut failure = with_places(Failure::new(code, &error.message), error);
     if let Some(vertex) = error.vertex {
         failure = failure.with(Detail::Vertex {
             digest: vertex.to_string(),
@@ -52,4 +46,14 @@ pub(crate) fn status(error: &BuildError) -> Status {
         None => {}
     }
     failure.to_status()
+}
+
+/// With the places in the sources that the error is about.
+fn with_places(failure: Failure, error: &BuildError) -> Failure {
+    error.locations.iter().fold(failure, |failure, location| {
+        failure.with(Detail::Source(Source {
+            info: Some(source_info(location)),
+            ranges: ranges(location),
+        }))
+    })
 }

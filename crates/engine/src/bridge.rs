@@ -21,7 +21,7 @@ use crate::policy;
 use crate::progress::{Event, Log, Step};
 use crate::request::{BuildRequest, Entitlements};
 use crate::sources::SourceMaps;
-use crate::{BuildError, Frontends, devices};
+use crate::{BuildError, Frontends, devices, image_frontend};
 
 /// The scheme of images' identifiers.
 const IMAGE: &str = "docker-image://";
@@ -371,26 +371,19 @@ pub(crate) async fn run_frontend(
     let source = bridge.options.get("source").map(String::as_str);
     let source = source.filter(|_| name == "gateway.v0");
     bridge.shared.frontends.admit(name, source)?;
-    let builtin = match name {
-        "dockerfile.v0" => true,
-        // A gateway whose source is the built-in frontend's name is the built-in frontend, unless
-        // the client offers a context of that name (BuildKit: `frontend/gateway/gateway.go`).
-        "gateway.v0" => match bridge.options.get("source").map(String::as_str) {
+    if name == "gateway.v0" {
+        let source = match source {
             None | Some("") => {
                 return Err(FrontendError::invalid("no source specified for gateway"));
             }
-            Some(source) => source == "dockerfile.v0",
-        },
-        other => {
-            return Err(FrontendError::invalid(format!("invalid frontend: {other}")));
+            Some(source) => source.to_owned(),
+        };
+        // A gateway whose source is the built-in frontend's name is the built-in frontend, unless
+        // the client offers a context of that name (BuildKit: `frontend/gateway/gateway.go`).
+        let stands_in = &bridge.shared.frontends.stood_in_for;
+        if source != "dockerfile.v0" && !image_frontend::is_stood_in(stands_in, &source) {
+            return image_frontend::run(bridge, &source).await;
         }
-    };
-    if !builtin {
-        let source = bridge.options.get("source").cloned().unwrap_or_default();
-        return Err(FrontendError::Unsupported(format!(
-            "frontend image {source} cannot be run by this daemon; leave the syntax line out, or \
-             set the build argument BUILDKIT_SYNTAX=dockerfile.v0 to use the built-in frontend"
-        )));
     }
     dockerfile::Dockerfile::new().build(Arc::new(bridge)).await
 }

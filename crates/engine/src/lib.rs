@@ -14,6 +14,7 @@ mod builds;
 mod cache;
 mod container;
 mod devices;
+mod image_frontend;
 mod outputs;
 mod policy;
 pub mod progress;
@@ -73,6 +74,8 @@ pub struct Frontends {
     pub gateway: bool,
     /// Repositories that such images may come from; any if empty.
     pub gateway_repositories: Vec<String>,
+    /// Repositories of images in whose place `dockerfile.v0` is run.
+    pub stood_in_for: Vec<String>,
 }
 
 impl Frontends {

@@ -95,6 +95,8 @@ pub enum FrontendError {
         class: ErrorClass,
         /// The error as it was received; its message is in `message` already.
         received: Arc<dyn std::error::Error + Send + Sync>,
+        /// The places that led to the frontend, beside those that it names itself.
+        locations: Vec<SourceLocation>,
     },
 }
 
@@ -137,14 +139,13 @@ impl FrontendError {
     /// The places that the error is about.
     pub fn locations(&self) -> &[SourceLocation] {
         match self {
-            FrontendError::Invalid { locations, .. } | FrontendError::Step { locations, .. } => {
-                locations
-            }
+            FrontendError::Invalid { locations, .. }
+            | FrontendError::Step { locations, .. }
+            | FrontendError::Foreign { locations, .. } => locations,
             FrontendError::NotFound(_)
             | FrontendError::UnsupportedCapability(_)
             | FrontendError::UnsupportedSubrequest(_)
-            | FrontendError::Unsupported(_)
-            | FrontendError::Foreign { .. } => &[],
+            | FrontendError::Unsupported(_) => &[],
         }
     }
 }

@@ -42,7 +42,7 @@ pub(crate) fn bench(arguments: &[OsString]) -> anyhow::Result<()> {
 
 /// Runs this program anew with the frontend.
 #[cfg(not(feature = "vectors"))]
-pub(crate) fn vectors(files: &[PathBuf]) -> anyhow::Result<()> {
+pub(crate) fn vectors(files: &[PathBuf], time: bool) -> anyhow::Result<()> {
     // Cargo runs in the checkout, whatever directory this is.
     let files = files.iter().map(|file| {
         std::path::absolute(file).with_context(|| format!("`{}` is no path", file.display()))
@@ -56,7 +56,13 @@ pub(crate) fn vectors(files: &[PathBuf]) -> anyhow::Result<()> {
         "--features",
         "vectors",
     ];
-    shell::run(shell::cargo(run).args(["--", "vectors"]).args(files))
+    let time = time.then_some("--time");
+    shell::run(
+        shell::cargo(run)
+            .args(["--", "vectors"])
+            .args(time)
+            .args(files),
+    )
 }
 
 /// Runs the solver's simulator over `sim.seeds` seeds.

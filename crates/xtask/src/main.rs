@@ -56,6 +56,9 @@ enum Command {
         /// Files of cases, one JSON object a line.
         #[arg(required = true)]
         files: Vec<PathBuf>,
+        /// Say how long the frontend takes for the cases that can be built, instead.
+        #[arg(long)]
+        time: bool,
     },
 }
 
@@ -81,8 +84,10 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Bench { arguments } => heavy::bench(&arguments),
         Command::Sim(sim) => heavy::sim(&sim),
         #[cfg(feature = "vectors")]
-        Command::Vectors { files } => vectors::run(&files),
+        Command::Vectors { files, time: true } => vectors::time(&files),
+        #[cfg(feature = "vectors")]
+        Command::Vectors { files, time: false } => vectors::run(&files),
         #[cfg(not(feature = "vectors"))]
-        Command::Vectors { files } => heavy::vectors(&files),
+        Command::Vectors { files, time } => heavy::vectors(&files, time),
     }
 }

@@ -13,7 +13,14 @@ pub(crate) fn run(arguments: &[OsString]) -> anyhow::Result<()> {
     needs::install(needs::TESTS)?;
     // Together with all tests, so that nothing is compiled twice with other features.
     let build: &[&str] = match arguments {
-        [] => &["build", "--workspace", "--bins", "--tests", "--locked"],
+        [] => &[
+            "build",
+            "--workspace",
+            "--bins",
+            "--tests",
+            "--examples",
+            "--locked",
+        ],
         _ => &["build", "--package", "drydock", "--locked"],
     };
     shell::run(&mut shell::cargo(build))?;

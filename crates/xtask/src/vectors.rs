@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use dockerfile::Dockerfile;
@@ -96,6 +97,40 @@ pub(crate) fn run(files: &[PathBuf]) -> anyhow::Result<()> {
     println!("equal {equal} of {total}");
     if equal != total {
         bail!("{} cases differ", total - equal);
+    }
+    Ok(())
+}
+
+/// Says how long the frontend takes to parse, lower and lint each case of `files` that can be built,
+/// and all together.
+///
+/// # Errors
+/// When a file is no list of cases.
+pub(crate) fn time(files: &[PathBuf]) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .context("failed to make a runtime")?;
+    let mut times = Vec::new();
+    for file in files {
+        for case in read(file)?.into_iter().filter(|case| case.error.is_none()) {
+            let name = case.name.clone();
+            let bridge = Arc::new(CaseBridge::new(Arc::new(case)));
+            let begun = Instant::now();
+            let outcome = runtime.block_on(Dockerfile::new().build(bridge));
+            let took = begun.elapsed();
+            outcome.map_err(|error| anyhow::anyhow!("{name}: {error}"))?;
+            times.push((took, name));
+        }
+    }
+    let total: Duration = times.iter().map(|(took, _)| *took).sum();
+    times.sort();
+    println!(
+        "{} files, {:.1} ms in all",
+        times.len(),
+        total.as_secs_f64() * 1e3
+    );
+    for (took, name) in times.iter().rev().take(3) {
+        println!("{:>8.1} ms {name}", took.as_secs_f64() * 1e3);
     }
     Ok(())
 }

@@ -11,6 +11,7 @@
 mod build;
 mod context;
 mod expand;
+mod frontend_image;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -21,6 +22,7 @@ mod image_path;
 mod instruction;
 mod lint;
 mod lower;
+mod mend;
 mod offline;
 mod options;
 mod parse;
@@ -32,6 +34,7 @@ mod span;
 mod suggest;
 
 pub use build::Dockerfile;
+pub use frontend_image::{FrontendImage, frontend_image};
 pub use lint::{LintOptions, LintOptionsError, LintWarning, Rule};
 pub use lower::{Outline, OutlineArg, OutlineNeed};
 pub use offline::{SourceText, lint, outline, targets};

@@ -75,12 +75,20 @@ impl Failure {
                 }
             }
             Some(FrontendError::Foreign {
-                class, received, ..
-            }) => FrontendError::Foreign {
-                message,
-                class: *class,
-                received: received.clone(),
-            },
+                class,
+                received,
+                locations: inner,
+                ..
+            }) => {
+                let mut all = inner.clone();
+                all.append(&mut locations);
+                FrontendError::Foreign {
+                    message,
+                    class: *class,
+                    received: received.clone(),
+                    locations: all,
+                }
+            }
             Some(FrontendError::NotFound(_)) if locations.is_empty() => {
                 FrontendError::NotFound(message)
             }
@@ -143,12 +151,20 @@ pub(crate) fn located(
             message,
             class,
             received,
-        } => FrontendError::Foreign {
+            mut locations,
+        } => {
+            locations.extend(places);
+            FrontendError::Foreign {
+                message: with_context(message),
+                class,
+                received,
+                locations,
+            }
+        }
+        FrontendError::NotFound(message) => FrontendError::Invalid {
             message: with_context(message),
-            class,
-            received,
+            locations: places.collect(),
         },
-        FrontendError::NotFound(message) => FrontendError::NotFound(with_context(message)),
         FrontendError::Unsupported(message) => FrontendError::Unsupported(with_context(message)),
         // These are typed for clients, which look at the name only.
         error @ (FrontendError::UnsupportedCapability(_)

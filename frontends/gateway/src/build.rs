@@ -84,6 +84,20 @@ impl Build {
         }
     }
 
+    /// Whether the frontend has said what comes of the build.
+    pub(crate) fn has_returned(&self) -> bool {
+        !matches!(&*self.outcome(), Outcome::Open)
+    }
+
+    /// What the frontend has returned, which is given once; `None` if it has not.
+    pub(crate) fn take_outcome(&self) -> Option<Result<BuildResult, FrontendError>> {
+        let mut outcome = self.outcome();
+        match std::mem::replace(&mut *outcome, Outcome::Taken) {
+            Outcome::Returned(result) => Some(result),
+            Outcome::Open | Outcome::Taken => None,
+        }
+    }
+
     /// Takes what the frontend returns.
     pub(crate) fn set_outcome(
         &self,

@@ -81,13 +81,21 @@ pub(crate) fn process(init: wire::InitMessage) -> StartProcess {
     }
 }
 
-fn encode(exec: pb::ExecOp, inputs: Vec<pb::Input>) -> Bytes {
+pub(crate) fn encode(exec: pb::ExecOp, inputs: Vec<pb::Input>) -> Bytes {
     let op = pb::Op {
         inputs,
         op: Some(pb::op::Op::Exec(exec)),
         ..pb::Op::default()
     };
     op.encode_to_vec().into()
+}
+
+/// Names a result among the inputs of an op; what counts is its place.
+pub(crate) fn input_name(result: &frontend::ResultRef) -> pb::Input {
+    pb::Input {
+        digest: Digest::of(&result.id).to_string(),
+        index: 0,
+    }
 }
 
 /// The place of a mount in its container.

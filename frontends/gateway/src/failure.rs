@@ -18,15 +18,9 @@ pub fn failure(error: &FrontendError) -> Failure {
     {
         let mut failure = failure.clone();
         failure.message.clone_from(message);
-        return failure;
+        return with_places(failure, error);
     }
-    let mut failure = Failure::new(code(error), error.to_string());
-    for location in error.locations() {
-        failure = failure.with(Detail::Source(Source {
-            info: Some(source_info(location)),
-            ranges: ranges(location),
-        }));
-    }
+    let mut failure = with_places(Failure::new(code(error), error.to_string()), error);
     match error {
         FrontendError::Step {
             vertex,
@@ -58,6 +52,15 @@ pub fn failure(error: &FrontendError) -> Failure {
         | FrontendError::Foreign { .. } => {}
     }
     failure
+}
+
+fn with_places(failure: Failure, error: &FrontendError) -> Failure {
+    error.locations().iter().fold(failure, |failure, location| {
+        failure.with(Detail::Source(Source {
+            info: Some(source_info(location)),
+            ranges: ranges(location),
+        }))
+    })
 }
 
 /// What is left of a step; its filesystems are named by their ids.
@@ -106,6 +109,7 @@ pub(crate) fn returned(status: proto::rpc::Status) -> FrontendError {
             _ => ErrorClass::User,
         },
         received: Arc::new(failure),
+        locations: Vec::new(),
     }
 }
 

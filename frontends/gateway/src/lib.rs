@@ -11,6 +11,7 @@ mod builds;
 mod container;
 mod policy;
 mod process;
+mod program;
 mod service;
 mod verify;
 
@@ -23,5 +24,6 @@ pub use builds::{Builds, Served};
 pub use convert::Shown;
 pub use failure::failure;
 pub use policy::read_policy;
+pub use program::{Program, run as run_program};
 pub use service::Service;
 pub use verify::{Verdict, Verifier};

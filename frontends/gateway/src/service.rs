@@ -21,10 +21,20 @@ use crate::{container, convert, failure, process, result};
 /// Names the build that a call is for.
 const BUILD_ID: &str = "buildkit-controlapi-buildid";
 
-/// `moby.buildkit.v1.frontend.LLBBridge` for clients that drive their builds themselves.
+/// `moby.buildkit.v1.frontend.LLBBridge`, for clients that drive their builds themselves and for
+/// frontends that are programs.
 #[derive(Clone)]
 pub struct Service {
-    builds: Builds,
+    serves: Serves,
+}
+
+/// The builds that can be called.
+#[derive(Clone)]
+enum Serves {
+    /// Those of clients: each call names its own.
+    Named(Builds),
+    /// The only one that the other side knows.
+    One(Arc<Build>),
 }
 
 /// Messages of processes that wait for a slow frontend.
@@ -34,7 +44,16 @@ type Answer<T> = Result<Response<T>, Status>;
 
 impl Service {
     pub(crate) fn new(builds: Builds) -> Service {
-        Service { builds }
+        Service {
+            serves: Serves::Named(builds),
+        }
+    }
+
+    /// For a frontend that was started for one build.
+    pub(crate) fn of(build: Arc<Build>) -> Service {
+        Service {
+            serves: Serves::One(build),
+        }
     }
 
     /// What a server serves.
@@ -45,9 +64,13 @@ impl Service {
     }
 
     async fn build(&self, metadata: &MetadataMap) -> Result<Arc<Build>, Status> {
+        let builds = match &self.serves {
+            Serves::Named(builds) => builds,
+            Serves::One(build) => return Ok(build.clone()),
+        };
         let id = metadata.get(BUILD_ID).and_then(|value| value.to_str().ok());
         match id {
-            Some(id) if !id.is_empty() => self.builds.find(id).await,
+            Some(id) if !id.is_empty() => builds.find(id).await,
             _ => Err(Status::unknown("no buildid found in context")),
         }
     }

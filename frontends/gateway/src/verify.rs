@@ -127,5 +127,6 @@ fn foreign(failure: Failure) -> FrontendError {
         message: failure.message.clone(),
         class: ErrorClass::User,
         received: Arc::new(failure),
+        locations: Vec::new(),
     }
 }

@@ -55,6 +55,8 @@ struct Input {
 enum Format {
     /// A line for each finding, as compilers print them.
     Text,
+    /// Each finding with the lines that it is about, and how to mend it.
+    Page,
     Json,
     /// SARIF 2.1.0, for editors and code hosts.
     Sarif,
@@ -116,6 +118,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let report = report.context("failed to check the file")?;
     match arguments.format {
         Format::Text => print!("{}", as_text(&text.filename, &report)),
+        Format::Page => print!("{}", report.page(&text.filename, &text.data)),
         Format::Json => println!("{:#}", as_json(&text.filename, &report)),
         Format::Sarif => println!("{:#}", as_sarif(&text.filename, &report)),
     }
@@ -161,13 +164,14 @@ fn as_json(file: &str, report: &LintReport) -> Value {
             "rule": warning.rule.name(),
             "description": warning.rule.description(),
             "url": warning.rule.url(),
+            "help": warning.rule.mend(),
             "message": warning.message,
             "lines": lines(warning.span),
         })
     };
     let error = report.error.as_ref().map(|(message, spans)| {
         let spans: Vec<Value> = spans.iter().copied().map(lines).collect();
-        json!({ "message": message, "lines": spans })
+        json!({ "message": message, "lines": spans, "help": report.help })
     });
     json!({
         "file": file,

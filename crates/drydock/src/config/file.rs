@@ -152,6 +152,8 @@ struct KeypairTable {
 struct FrontendTable {
     enabled: Option<bool>,
     allowed_repositories: Vec<String>,
+    /// Of our own: buildkitd has no such key.
+    stands_in_for: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -210,7 +212,10 @@ impl File {
         );
         for (name, frontend) in self.frontend {
             let enabled = match name.as_str() {
-                "dockerfile.v0" => &mut config.frontends.dockerfile,
+                "dockerfile.v0" => {
+                    config.frontends.stood_in_for = frontend.stands_in_for;
+                    &mut config.frontends.dockerfile
+                }
                 "gateway.v0" => {
                     config.frontends.gateway_repositories = frontend.allowed_repositories;
                     &mut config.frontends.gateway

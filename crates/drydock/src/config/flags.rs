@@ -58,6 +58,9 @@ pub(crate) struct Flags {
     /// Directories in which devices are described (Container Device Interface).
     #[arg(long, value_name = "DIR")]
     cdi_spec_dir: Vec<PathBuf>,
+    /// Frontend images in whose place the built-in frontend is run, such as docker/dockerfile.
+    #[arg(long, value_name = "REPOSITORY")]
+    stand_in_for: Vec<String>,
     /// Run without root.
     #[arg(long)]
     rootless: bool,
@@ -204,6 +207,7 @@ impl Flags {
             .insecure_entitlements
             .extend(self.allow_insecure_entitlement);
         config.worker.rootless |= self.rootless;
+        config.frontends.stood_in_for.extend(self.stand_in_for);
         config.devices.enabled &= !self.cdi_disabled;
         if !self.cdi_spec_dir.is_empty() {
             config.devices.directories = self.cdi_spec_dir;

@@ -187,6 +187,8 @@ pub(crate) struct Frontends {
     pub(crate) gateway: bool,
     /// Repositories that frontend images may come from; any if empty.
     pub(crate) gateway_repositories: Vec<String>,
+    /// Repositories of frontend images in whose place the built-in frontend is run.
+    pub(crate) stood_in_for: Vec<String>,
 }
 
 impl From<Frontends> for engine::Frontends {
@@ -195,6 +197,7 @@ impl From<Frontends> for engine::Frontends {
             dockerfile: given.dockerfile,
             gateway: given.gateway,
             gateway_repositories: given.gateway_repositories,
+            stood_in_for: given.stood_in_for,
         }
     }
 }
@@ -253,6 +256,7 @@ impl Config {
                 dockerfile: true,
                 gateway: true,
                 gateway_repositories: Vec::new(),
+                stood_in_for: Vec::new(),
             },
             devices: Devices::default(),
             max_registry_concurrency: DEFAULT_REGISTRY_CONCURRENCY,

@@ -22,12 +22,19 @@ pub struct LintReport {
     pub warnings: Vec<LintWarning>,
     /// The error of the build and the lines that it is about.
     pub error: Option<(String, Vec<LineSpan>)>,
+    /// How to mend the error, where that is not plain from its message.
+    pub help: Option<&'static str>,
 }
 
 impl LintReport {
     pub(crate) fn new(warnings: Vec<LintWarning>, failure: Option<Failure>) -> LintReport {
+        let help = failure.as_ref().and_then(|failure| failure.error.mend());
         let error = failure.map(|failure| (failure.message(), failure.spans));
-        LintReport { warnings, error }
+        LintReport {
+            warnings,
+            error,
+            help,
+        }
     }
 
     /// Whether there is nothing to say.
@@ -91,6 +98,40 @@ impl LintReport {
                 warning.message
             );
             excerpt(filename, data, warning.span, &mut out);
+        }
+        out
+    }
+}
+
+impl LintReport {
+    /// All that there is to say, for people: what is wrong, where, the marked lines, and how to mend
+    /// it. Warnings come by line, the error last.
+    pub fn page(&self, filename: &str, data: &[u8]) -> String {
+        let mut warnings: Vec<&LintWarning> = self.warnings.iter().collect();
+        warnings.sort_by_key(|warning| warning.span.start);
+        let mut out = String::new();
+        // Writing to a string cannot fail.
+        for warning in warnings {
+            let (name, message) = (warning.rule.name(), &warning.message);
+            let _ = writeln!(out, "warning: {message} [{name}]");
+            excerpt(filename, data, warning.span, &mut out);
+            let _ = writeln!(out, "help: {}", warning.rule.mend());
+            let url = warning.rule.url();
+            if !url.is_empty() {
+                let _ = writeln!(out, "more: {url}");
+            }
+            out.push('\n');
+        }
+        if let Some((message, spans)) = &self.error {
+            let _ = writeln!(out, "error: {message}");
+            match spans.iter().find(|span| span.start > 0) {
+                Some(span) => excerpt(filename, data, *span, &mut out),
+                None => drop(writeln!(out, "{filename}")),
+            }
+            if let Some(help) = self.help {
+                let _ = writeln!(out, "help: {help}");
+            }
+            out.push('\n');
         }
         out
     }

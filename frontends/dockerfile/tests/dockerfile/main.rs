@@ -7,5 +7,6 @@ mod engine;
 mod errors;
 mod graphs;
 mod images;
+mod page;
 mod scale;
 mod warnings;
