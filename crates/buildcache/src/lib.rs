@@ -5,6 +5,7 @@
 //! keys are made, nor of what an id names. Start at [`LocalIndex`] and [`remote`].
 
 pub mod remote;
+mod stacks;
 
 use std::time::Duration;
 

@@ -19,10 +19,20 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::stacks::Builder;
+pub use crate::stacks::Stacks;
+
 /// The media type of the config.
 pub const CONFIG_TYPE: &str = "application/vnd.buildkit.cacheconfig.v0";
 /// Where an image's config carries the records of its own layers.
 pub const INLINE_KEY: &str = "moby.buildkit.cache.v0";
+
+/// Layers of a build cache: a hundred images have fewer.
+const MAX_LAYERS: usize = 10_000;
+/// Records of a build cache, and keys that they name.
+const MAX_RECORDS: usize = 50_000;
+/// Layers of one result, more than can be mounted elsewhere.
+const MAX_DEPTH: usize = 1000;
 
 const KEY: &str = "drydock.key.v1";
 const OUTPUT: &str = "drydock.output.v1";
@@ -53,7 +63,18 @@ pub struct Imported {
     /// Keys, and the ids for which they stand.
     pub links: Vec<(Digest, Digest)>,
     /// Results by id.
-    pub results: Vec<(Digest, Chain)>,
+    pub results: Vec<(Digest, Top)>,
+    /// The layers of all results.
+    pub layers: Stacks,
+}
+
+/// A result that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Top {
+    /// Its top layer.
+    pub layer: usize,
+    /// When it was made.
+    pub created: OffsetDateTime,
 }
 
 /// Why a build cache cannot be read.
@@ -68,6 +89,14 @@ pub enum ParseError {
     /// A record or layer names a layer that is not there, or that lies on itself.
     #[error("invalid layer `{0}` in the config of a build cache")]
     Layer(i64),
+    /// There is more of something than is looked at.
+    #[error("a build cache has more than {limit} {what}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// The bound.
+        limit: usize,
+    },
 }
 
 /// Why a build cache cannot be written.
@@ -241,7 +270,9 @@ fn records(
         if entry.keys.is_empty() {
             keys.insert(entry.id);
         }
-        for (output, chain) in &entry.results {
+        // A reader would refuse the whole for one that is too deep.
+        let readable = |chain: &Chain| chain.blobs.len() <= MAX_DEPTH;
+        for (output, chain) in entry.results.iter().filter(|(_, chain)| readable(chain)) {
             results.entry(*output).or_insert(chain);
         }
     }
@@ -309,7 +340,10 @@ pub fn decode_inline(records: &[u8], image: &[Digest]) -> Result<Imported, Parse
 }
 
 fn read(config: &Config) -> Result<Imported, ParseError> {
+    bound("layers", config.layers.len(), MAX_LAYERS)?;
+    bound("records", config.records.len(), MAX_RECORDS)?;
     let mut imported = Imported::default();
+    let mut stacks = Builder::new(config.layers.len(), MAX_DEPTH);
     for record in &config.records {
         // Ours have one input; those of others have selectors of their own.
         let [input] = record.inputs.as_slice() else {
@@ -320,6 +354,8 @@ fn read(config: &Config) -> Result<Imported, ParseError> {
             continue;
         };
         if is(KEY) {
+            let count = imported.links.len() + input.len();
+            bound("keys", count, MAX_RECORDS)?;
             for one in input {
                 let key = usize::try_from(one.link).ok();
                 let key = key.and_then(|at| config.records.get(at));
@@ -331,26 +367,49 @@ fn read(config: &Config) -> Result<Imported, ParseError> {
         } else if !is(OUTPUT) {
             continue;
         }
-        if let Some(chain) = result(config, record)? {
-            imported.results.push((id, chain));
+        if let Some(top) = result(&config.layers, record, &mut stacks)? {
+            imported.results.push((id, top));
         }
     }
+    imported.layers = stacks.finish();
     Ok(imported)
 }
 
-/// The first result of a record.
-fn result(config: &Config, record: &Record) -> Result<Option<Chain>, ParseError> {
-    let (blobs, created) = match (record.layers.first(), record.chains.first()) {
-        (Some(outcome), _) => (chain(&config.layers, outcome.layer)?, &outcome.created_at),
+fn bound(what: &'static str, count: usize, limit: usize) -> Result<(), ParseError> {
+    match count > limit {
+        true => Err(ParseError::TooMany { what, limit }),
+        false => Ok(()),
+    }
+}
+
+/// The first result of a record, if it has layers.
+fn result(
+    layers: &[Layer],
+    record: &Record,
+    stacks: &mut Builder,
+) -> Result<Option<Top>, ParseError> {
+    let (layer, created) = match (record.layers.first(), record.chains.first()) {
+        (Some(outcome), _) => (stack(layers, outcome.layer, stacks)?, &outcome.created_at),
         (None, Some(chained)) => {
-            let blobs = chained.layers.iter().map(|at| blob(&config.layers, *at));
-            (blobs.collect::<Result<_, _>>()?, &chained.created_at)
+            let mut top = None;
+            for at in &chained.layers {
+                let above = stacks.add(top, blob(layers, *at)?);
+                top = Some(above.ok_or_else(too_deep)?);
+            }
+            (top, &chained.created_at)
         }
         (None, None) => return Ok(None),
     };
     // A time is for people; one that cannot be read is as good as none.
     let created = OffsetDateTime::parse(created, &Rfc3339).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-    Ok(Some(Chain { blobs, created }))
+    Ok(layer.map(|layer| Top { layer, created }))
+}
+
+fn too_deep() -> ParseError {
+    ParseError::TooMany {
+        what: "layers in a result",
+        limit: MAX_DEPTH,
+    }
 }
 
 fn layer(layers: &[Layer], at: i64) -> Result<&Layer, ParseError> {
@@ -365,18 +424,30 @@ fn blob(layers: &[Layer], at: i64) -> Result<Digest, ParseError> {
         .map_err(|_| ParseError::Layer(at))
 }
 
-fn chain(layers: &[Layer], top: i64) -> Result<Vec<Digest>, ParseError> {
-    let mut blobs = Vec::new();
+/// The layer `top` and all below it, each taken once for all results.
+fn stack(layers: &[Layer], top: i64, stacks: &mut Builder) -> Result<Option<usize>, ParseError> {
+    let mut above = Vec::new();
     let mut at = top;
+    let mut below = None;
     while at != -1 {
-        blobs.push(blob(layers, at)?);
-        if blobs.len() > layers.len() {
+        let here = layer(layers, at)?;
+        let index = usize::try_from(at).map_err(|_| ParseError::Layer(at))?;
+        if let Some(known) = stacks.known(index) {
+            below = Some(known);
+            break;
+        }
+        if above.len() == layers.len() {
             return Err(ParseError::Layer(top));
         }
-        at = layer(layers, at)?.parent;
+        above.push((index, at));
+        at = here.parent;
     }
-    blobs.reverse();
-    Ok(blobs)
+    for (index, at) in above.into_iter().rev() {
+        let added = stacks.add(below, blob(layers, at)?).ok_or_else(too_deep)?;
+        stacks.learn(index, added);
+        below = Some(added);
+    }
+    Ok(below)
 }
 
 #[cfg(test)]
@@ -405,6 +476,19 @@ mod tests {
         imported
     }
 
+    fn chains(imported: &Imported) -> BTreeMap<Digest, Vec<Digest>> {
+        let layers = |top: &Top| {
+            imported
+                .layers
+                .stack(top.layer)
+                .map(|at| imported.layers.blob(at))
+        };
+        let results = imported.results.iter();
+        results
+            .map(|(id, top)| (*id, layers(top).collect()))
+            .collect()
+    }
+
     #[test]
     fn what_is_written_is_read_again_in_whatever_order_it_comes() {
         let entries = [
@@ -424,9 +508,9 @@ mod tests {
         ];
         links.sort();
         assert_eq!(imported.links, links);
-        let blobs: BTreeMap<_, _> = imported.results.into_iter().collect();
-        assert_eq!(blobs[&digest("b")].blobs, [digest("1"), digest("2")]);
-        assert_eq!(blobs[&digest("a")].blobs, [digest("1")]);
+        let blobs = chains(&imported);
+        assert_eq!(blobs[&digest("b")], [digest("1"), digest("2")]);
+        assert_eq!(blobs[&digest("a")], [digest("1")]);
         assert!(!blobs.contains_key(&digest("c")));
         let text = String::from_utf8(bytes).unwrap();
         assert_eq!(text.matches("\"blob\"").count(), 2, "layers are shared");
@@ -443,10 +527,10 @@ mod tests {
         let bytes = encode_inline(&entries, &image).unwrap().unwrap();
         let imported = decode_inline(&bytes, &image).unwrap();
         assert_eq!(imported.links.len(), 3);
-        let blobs: BTreeMap<_, _> = imported.results.into_iter().collect();
+        let blobs = chains(&imported);
         assert_eq!(blobs.len(), 2);
-        assert_eq!(blobs[&digest("a")].blobs, [digest("1")]);
-        assert_eq!(blobs[&digest("b")].blobs, [digest("2")]);
+        assert_eq!(blobs[&digest("a")], [digest("1")]);
+        assert_eq!(blobs[&digest("b")], [digest("2")]);
         assert!(encode_inline(&entries, &[digest("9")]).unwrap().is_none());
     }
 
@@ -480,5 +564,61 @@ mod tests {
         assert!(with(r#"{"blob":"BLOB"}"#, &top).is_err());
         assert!(with(r#"{"blob":"BLOB","parent":-1}"#, &top).is_ok());
         assert!(decode(b"7").is_err());
+    }
+
+    /// A config with `layers` layers in one chain, and `records` records that name the top.
+    fn tower(layers: usize, records: usize) -> Vec<u8> {
+        let blob = digest("1").to_string();
+        let parents = -1..i64::try_from(layers).unwrap() - 1;
+        let layer = |parent| Layer {
+            blob: blob.clone(),
+            parent,
+        };
+        let named = |number: usize| Record {
+            layers: vec![Outcome {
+                layer: i64::try_from(layers).unwrap() - 1,
+                created_at: String::new(),
+            }],
+            inputs: vec![vec![Input {
+                selector: KEY.to_owned(),
+                link: 0,
+            }]],
+            ..record(digest(&number.to_string()))
+        };
+        let config = Config {
+            layers: parents.map(layer).collect(),
+            records: (0..records).map(named).collect(),
+        };
+        serde_json::to_vec(&config).unwrap()
+    }
+
+    #[test]
+    fn what_is_read_takes_no_more_than_what_was_written() {
+        let imported = decode(&tower(1000, 20_000)).unwrap();
+        assert_eq!(imported.results.len(), 20_000);
+        assert_eq!(imported.layers.len(), 1000);
+        let top = imported.results[7].1.layer;
+        assert_eq!(imported.layers.stack(top).count(), 1000);
+    }
+
+    #[test]
+    fn more_than_a_build_has_is_refused() {
+        for (layers, records, what) in [
+            (1001, 1, "more than 1000 layers in a result"),
+            (10_001, 1, "more than 10000 layers"),
+            (1, 50_001, "more than 50000 records"),
+        ] {
+            let error = decode(&tower(layers, records)).unwrap_err().to_string();
+            assert!(error.ends_with(what), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_result_that_no_reader_takes_is_not_written() {
+        let mut deep = entry("a", &["k"], &[]);
+        deep.results[0].1.blobs = vec![digest("1"); 1001];
+        let imported = decode(&encode(&[deep, entry("b", &["l"], &["1"])]).unwrap()).unwrap();
+        assert_eq!(imported.links.len(), 2);
+        assert_eq!(chains(&imported).len(), 1);
     }
 }

@@ -400,9 +400,10 @@ impl Worker for WorkerService {
     ) -> Answer<wire::ReleaseJobResponse> {
         self.audience.engines_only()?;
         let request = request.into_inner();
+        let remains = self.shared.jobs.release(&request.job);
+        // After it, so that a call of the job that adds to them sees that it is over.
         cache::release(&self.shared, &request.job);
         self.shared.sandboxes.release(&request.job);
-        let remains = self.shared.jobs.release(&request.job);
         if !remains.is_empty() {
             forget_later(&self.shared.refs, remains);
         }

@@ -1,8 +1,6 @@
 //! Reading a build cache.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,9 +10,9 @@ use proto::worker as wire;
 use serde::Deserialize;
 
 use super::place::{Place, Use};
-use super::{Layer, Result as Found};
+use super::{Found, Source};
 use crate::events::Events;
-use crate::failure::{Failure, chain};
+use crate::failure::{Failure, blocking, chain};
 use crate::images;
 use crate::state::Shared;
 
@@ -65,15 +63,16 @@ pub(crate) async fn import(
     let mut links = Vec::new();
     match named {
         Some(config) => {
-            let imported = remote::decode(&place.small(config).await?);
-            let imported = imported.map_err(|error| Failure::user(chain(&error)))?;
+            let bytes = place.small(config).await?;
+            let decode = move || remote::decode(&bytes).map_err(|e| Failure::user(chain(&e)));
+            let imported = blocking(decode).await?;
             let blobs = root.layers.iter().chain(&root.manifests).cloned();
-            links = take(shared, &request.job, &place, imported, blobs);
+            links = take(shared, &request.job, &place, imported, blobs)?;
         }
         None => {
             for image in carriers(&place, &bytes, &root).await? {
                 let (imported, layers) = image?;
-                links.extend(take(shared, &request.job, &place, imported, layers));
+                links.extend(take(shared, &request.job, &place, imported, layers)?);
             }
         }
     }
@@ -100,25 +99,30 @@ fn take(
     place: &Place,
     imported: Imported,
     blobs: impl Iterator<Item = Descriptor>,
-) -> Vec<(Digest, Digest)> {
-    let blobs: HashMap<Digest, Descriptor> = blobs.map(|blob| (blob.digest, blob)).collect();
-    let provider = place.provider();
-    let layer = |digest: &Digest| {
-        let descriptor = blobs.get(digest)?.clone();
+) -> Result<Vec<(Digest, Digest)>, Failure> {
+    let known = blobs.filter_map(|descriptor| {
         let diff_id = descriptor.annotations.get(UNCOMPRESSED)?.parse().ok()?;
-        Some(Layer {
-            descriptor,
-            diff_id,
-            provider: provider.clone(),
-        })
-    };
-    let results = imported.results.iter().filter_map(|(id, chain)| {
-        let layers = chain.blobs.iter().map(layer).collect::<Option<Vec<_>>>()?;
-        let created = SystemTime::from(chain.created);
-        Some((*id, Found { layers, created }))
+        Some((descriptor.digest, (descriptor, diff_id)))
     });
-    shared.imports.add(job, results.collect());
-    imported.links
+    let source = Arc::new(Source {
+        layers: imported.layers,
+        blobs: known.collect(),
+        provider: place.provider(),
+    });
+    let complete = source.complete();
+    let results = imported.results.into_iter();
+    let results = results.filter(|(_, top)| complete[top.layer]);
+    let found = results.map(|(id, top)| {
+        let source = source.clone();
+        (id, Found { source, top })
+    });
+    shared.imports.add(job, found.collect());
+    // Of a job that was released meanwhile nobody would let go of it.
+    if let Err(over) = shared.job(job) {
+        super::release(shared, job);
+        return Err(over);
+    }
+    Ok(imported.links)
 }
 
 type Carried = Result<(Imported, std::vec::IntoIter<Descriptor>), Failure>;
@@ -167,7 +171,9 @@ async fn carrier(
         }
     }
     let blobs: Vec<Digest> = manifest.layers.iter().map(|layer| layer.digest).collect();
-    let imported = remote::decode_inline(&records, &blobs);
-    let imported = imported.map_err(|error| Failure::user(chain(&error)))?;
+    let decode = move || {
+        remote::decode_inline(&records, &blobs).map_err(|error| Failure::user(chain(&error)))
+    };
+    let imported = blocking(decode).await?;
     Ok(Some((imported, manifest.layers.into_iter())))
 }

@@ -9,9 +9,9 @@ mod inline;
 mod place;
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use buildcache::remote::{Stacks, Top};
 use dashmap::{DashMap, DashSet};
 use oci::{Descriptor, Digest};
 use refs::{LayerSpec, Meta, RecordType, Ref};
@@ -37,28 +37,55 @@ pub(crate) struct Imports {
 
 #[derive(Default)]
 struct Table {
-    results: HashMap<Digest, Result>,
+    results: HashMap<Digest, Found>,
     /// The results that have become refs.
     restored: Vec<Digest>,
 }
 
-/// A result that is known by its layers.
+/// A result that is known by its top layer.
 #[derive(Clone)]
-pub(crate) struct Result {
-    layers: Vec<Layer>,
-    created: SystemTime,
+struct Found {
+    source: Arc<Source>,
+    top: Top,
 }
 
-#[derive(Clone)]
-pub(crate) struct Layer {
-    descriptor: Descriptor,
-    diff_id: Digest,
+/// A build cache that was read. Its results share their layers.
+struct Source {
+    layers: Stacks,
+    /// What is known of the layers' blobs: each with what it unpacks to.
+    blobs: HashMap<Digest, (Descriptor, Digest)>,
     provider: String,
+}
+
+impl Source {
+    /// The layers up to `top`, lowest first; `None` if one is not known.
+    fn stack(&self, top: usize) -> Option<Vec<LayerSpec>> {
+        let spec = |layer| {
+            let (descriptor, diff_id) = self.blobs.get(&self.layers.blob(layer))?.clone();
+            Some(LayerSpec::Lazy {
+                descriptor,
+                diff_id,
+                provider: self.provider.clone(),
+            })
+        };
+        self.layers.stack(top).map(spec).collect()
+    }
+
+    /// Per layer whether it and all below it are known.
+    fn complete(&self) -> Vec<bool> {
+        let mut complete: Vec<bool> = Vec::with_capacity(self.layers.len());
+        for layer in 0..self.layers.len() {
+            // Those below have lower numbers.
+            let below = self.layers.below(layer).is_none_or(|below| complete[below]);
+            complete.push(below && self.blobs.contains_key(&self.layers.blob(layer)));
+        }
+        complete
+    }
 }
 
 impl Imports {
     /// Adds what a build cache has; what another has under the same id stays.
-    fn add(&self, job: &str, results: Vec<(Digest, Result)>) {
+    fn add(&self, job: &str, results: Vec<(Digest, Found)>) {
         let table = self.jobs.entry(job.to_owned()).or_default();
         let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
         for (id, result) in results {
@@ -66,7 +93,7 @@ impl Imports {
         }
     }
 
-    fn take(&self, job: &str, id: &Digest) -> Option<Result> {
+    fn take(&self, job: &str, id: &Digest) -> Option<Found> {
         let table = self.jobs.get(job)?;
         let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
         let found = table.results.remove(id)?;
@@ -78,22 +105,19 @@ impl Imports {
 /// The ref `id`, made of what `job` has imported; kept for the job.
 pub(crate) fn restore(shared: &Shared, job: &str, id: &Digest) -> Option<Ref> {
     let result = shared.imports.take(job, id)?;
-    let description = result
-        .layers
-        .last()
-        .and_then(|layer| layer.descriptor.annotations.get("buildkit/description"))
+    let Found { source, top } = result;
+    let description = source
+        .blobs
+        .get(&source.layers.blob(top.layer))
+        .and_then(|(descriptor, _)| descriptor.annotations.get("buildkit/description"))
         .cloned();
     let meta = Meta {
         description: description.unwrap_or_else(|| "imported".to_owned()),
         record_type: RecordType::Regular,
-        created: result.created,
+        created: top.created.into(),
     };
-    let specs = result.layers.into_iter().map(|layer| LayerSpec::Lazy {
-        descriptor: layer.descriptor,
-        diff_id: layer.diff_id,
-        provider: layer.provider,
-    });
-    match shared.refs.put_layers(*id, specs.collect(), meta) {
+    let specs = source.stack(top.layer)?;
+    match shared.refs.put_layers(*id, specs, meta) {
         Ok(made) => {
             shared.refs.lease(job).add(&made);
             shared.imports.lazy.insert(*id);
@@ -110,7 +134,7 @@ pub(crate) fn restore(shared: &Shared, job: &str, id: &Digest) -> Option<Ref> {
 /// made of layers of a client that has left, it is forgotten: the solver makes it anew.
 pub(crate) fn give_up(shared: &Shared, reference: &Ref, failure: Failure) -> Failure {
     let id = reference.id();
-    let from_client = |layer: &std::sync::Arc<refs::Layer>| {
+    let from_client = |layer: &Arc<refs::Layer>| {
         layer.snapshot.is_none() && layer.sources.iter().any(|s| is_client(&s.provider))
     };
     let imported = shared.imports.lazy.remove(&id).is_some();
