@@ -44,6 +44,8 @@ pub struct GitRequest {
     pub authorization: Option<Secret>,
     /// The keys that ssh servers may have, as in `known_hosts`; empty trusts all.
     pub known_hosts: String,
+    /// For files that are read while git runs. Only the daemon may look into it.
+    pub scratch: PathBuf,
     /// The socket of the ssh agent.
     pub ssh_agent: Option<PathBuf>,
 }

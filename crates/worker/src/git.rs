@@ -224,6 +224,7 @@ async fn request(
         skip_submodules: flag("git.skipsubmodules"),
         commit_time: attr("git.mtime") == "commit",
         known_hosts: attr("git.knownsshhosts"),
+        scratch: shared.scratch.path().to_owned(),
         ssh_agent: agent.as_ref().map(Agent::socket),
     };
     Ok((request, agent))

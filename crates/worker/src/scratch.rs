@@ -26,6 +26,11 @@ impl Scratch {
         Ok(Scratch(state_dir.join(name)))
     }
 
+    /// Its path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// A new directory under a name that nothing else has. It goes when it is dropped.
     pub(crate) fn directory(&self) -> io::Result<TempDir> {
         Builder::new()

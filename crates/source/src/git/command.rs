@@ -10,6 +10,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use oci::UrlCredentials;
+use tempfile::NamedTempFile;
 use tokio::process::Command;
 
 use super::GitRequest;
@@ -73,20 +74,23 @@ pub(super) struct Network {
     /// Settings, given by the environment: arguments can be seen by all users.
     settings: Vec<(String, String)>,
     /// Read by ssh as long as this lives.
-    _known_hosts: Option<KnownHosts>,
+    _known_hosts: Option<NamedTempFile>,
 }
 
 impl Network {
     pub(super) fn of(request: &GitRequest) -> Result<Network, crate::error::GitError> {
         let known_hosts = match request.known_hosts.as_str() {
             "" => None,
-            text => Some(KnownHosts::write(text).map_err(crate::error::GitError::Store)?),
+            text => {
+                let file = known_hosts_file(text, &request.scratch);
+                Some(file.map_err(crate::error::GitError::Store)?)
+            }
         };
         let mut ssh = "ssh -F /dev/null".to_owned();
         match &known_hosts {
             Some(file) => ssh.push_str(&format!(
                 " -o UserKnownHostsFile={} -o StrictHostKeyChecking=yes",
-                file.0.display()
+                quoted(file.path())
             )),
             None => {
                 ssh.push_str(" -o UserKnownHostsFile=/dev/null -o StrictHostKeyChecking=no");
@@ -133,27 +137,17 @@ fn scope(url: &str) -> &str {
     if url.starts_with(SHARED) { SHARED } else { url }
 }
 
-/// A file for ssh. Its name says nothing of what is in it, and is not used twice.
-struct KnownHosts(PathBuf);
-
-impl KnownHosts {
-    fn write(text: &str) -> io::Result<KnownHosts> {
-        use std::sync::atomic::{AtomicU64, Ordering};
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("drydock-known-hosts-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        let mut file = std::fs::File::create_new(&path)?;
-        let file_guard = KnownHosts(path);
-        io::Write::write_all(&mut file, text.as_bytes())?;
-        Ok(file_guard)
-    }
+/// A file for ssh, under a name that nobody knows before.
+fn known_hosts_file(text: &str, directory: &Path) -> io::Result<NamedTempFile> {
+    let mut file = NamedTempFile::new_in(directory)?;
+    io::Write::write_all(&mut file, text.as_bytes())?;
+    Ok(file)
 }
 
-impl Drop for KnownHosts {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
+/// A path as a value of an option of ssh's, in a line for a shell.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string().replace('%', "%%");
+    format!("'\"{}\"'", text.replace('\'', r"'\''"))
 }
 
 /// Git, in a directory.
@@ -285,6 +279,42 @@ mod tests {
         let git = Git::anywhere().with(&network);
         let command = git.command(&["ls-remote", "--", &request.public_url()]);
         format!("{:?}", command.as_std().get_args().collect::<Vec<_>>())
+    }
+
+    /// What ssh makes of the command that git is told to run.
+    fn ssh_config(request: &GitRequest) -> String {
+        let network = Network::of(request).unwrap();
+        let mut found = network.environment.iter();
+        let (_, command) = found.find(|(name, _)| *name == "GIT_SSH_COMMAND").unwrap();
+        let output = std::process::Command::new("/bin/sh")
+            .args(["-c", &format!("{command} -G host")])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[test]
+    fn known_hosts_are_where_nobody_else_can_be() {
+        let directory = tempfile::tempdir().unwrap();
+        let scratch = directory.path().join("it's 100%h");
+        std::fs::create_dir(&scratch).unwrap();
+        let request = GitRequest {
+            known_hosts: "host ssh-ed25519 AAAA".into(),
+            scratch: scratch.clone(),
+            ..GitRequest::default()
+        };
+        let network = Network::of(&request).unwrap();
+        let files = || std::fs::read_dir(&scratch).unwrap().count();
+        assert_eq!(files(), 1);
+        let other = Network::of(&request).unwrap();
+        assert_eq!(files(), 2);
+        drop((network, other));
+        assert_eq!(files(), 0);
+        let config = ssh_config(&request);
+        let wanted = format!("userknownhostsfile {}/", scratch.display());
+        assert!(config.replace("%%", "%").contains(&wanted), "{config}");
+        assert!(config.contains("stricthostkeychecking true"), "{config}");
     }
 
     #[test]
