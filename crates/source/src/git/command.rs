@@ -21,6 +21,10 @@ use super::running::{self, SCRIPT};
 const SILENCE: Duration = Duration::from_secs(300);
 /// What a remote repository, or one that is named in one, may be reached by.
 const PROTOCOLS: &str = "http:https:git:ssh";
+/// Without the keys and the known hosts of the user and of the machine, which ssh finds by the
+/// password file and not by `HOME`; and without questions on a terminal.
+const SSH: &str = "ssh -F /dev/null -o IdentityFile=none -o GlobalKnownHostsFile=/dev/null \
+    -o BatchMode=yes";
 /// The proxies of the daemon hold for git, too.
 const INHERITED: [&str; 9] = [
     "PATH",
@@ -86,7 +90,7 @@ impl Network {
                 Some(file.map_err(crate::error::GitError::Store)?)
             }
         };
-        let mut ssh = "ssh -F /dev/null".to_owned();
+        let mut ssh = SSH.to_owned();
         match &known_hosts {
             Some(file) => ssh.push_str(&format!(
                 " -o UserKnownHostsFile={} -o StrictHostKeyChecking=yes",
@@ -315,6 +319,22 @@ mod tests {
         let wanted = format!("userknownhostsfile {}/", scratch.display());
         assert!(config.replace("%%", "%").contains(&wanted), "{config}");
         assert!(config.contains("stricthostkeychecking true"), "{config}");
+    }
+
+    #[test]
+    fn ssh_uses_nothing_of_the_machine_and_asks_nothing() {
+        let config = ssh_config(&GitRequest::default());
+        let values = |name: &str| -> Vec<&str> {
+            let lines = config.lines().filter_map(|line| line.split_once(' '));
+            lines
+                .filter(|(key, _)| *key == name)
+                .map(|(_, value)| value)
+                .collect()
+        };
+        assert_eq!(values("identityfile"), ["none"]);
+        assert_eq!(values("globalknownhostsfile"), ["/dev/null"]);
+        assert_eq!(values("userknownhostsfile"), ["/dev/null"]);
+        assert_eq!(values("batchmode"), ["yes"]);
     }
 
     #[test]
