@@ -255,6 +255,18 @@ async fn processes_run_in_a_result() {
     container(&build, &made).await.unwrap();
     let again = container(&build, &made).await.unwrap_err();
     assert_eq!(again.code(), Code::AlreadyExists);
+    // Of several at a time one is made, and the end of none of the others is its end.
+    for _ in 0..5 {
+        release(&build).await.unwrap();
+        let one = || container(&build, &made);
+        let made = tokio::join!(one(), one(), one(), one());
+        let made = [made.0, made.1, made.2, made.3];
+        assert_eq!(made.iter().filter(|one| one.is_ok()).count(), 1, "{made:?}");
+        let said = exec(&build, vec![init("echo here", false)]).await.unwrap();
+        assert_eq!((said.out.as_str(), said.code), ("here\n", Some(0)));
+    }
+    release(&build).await.unwrap();
+    container(&build, &made).await.unwrap();
 
     let command = "echo own > /own; cat; echo bad >&2; exit 3";
     let talk = vec![

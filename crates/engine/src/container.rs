@@ -1,6 +1,7 @@
 //! Containers that frontends run for themselves.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -34,12 +35,15 @@ pub(crate) async fn open(
         }
     });
     let inputs = futures::future::try_join_all(inputs).await?;
+    let sandbox = Sandbox {
+        job: shared.worker_job.clone(),
+        name: request.name,
+        id: NEXT.fetch_add(1, Ordering::Relaxed),
+    };
+    // From here on: also a call that is cut off may have made it.
     let container = OnWorker {
         worker: shared.worker.clone(),
-        sandbox: Sandbox {
-            job: shared.worker_job.clone(),
-            name: request.name,
-        },
+        sandbox,
         session: shared.session.clone(),
         entitlements: shared.entitlements.clone(),
     };
@@ -52,6 +56,10 @@ pub(crate) async fn open(
     opened.await.map_err(step_error)?;
     Ok(Arc::new(container))
 }
+
+/// The number of the next sandbox. A frontend may make one under the name of another that is still
+/// being closed.
+static NEXT: AtomicU64 = AtomicU64::new(1);
 
 /// Refuses an op that is not legal or needs more than was granted.
 fn admit(entitlements: &Entitlements, op: &Bytes) -> Result<(), FrontendError> {

@@ -21,8 +21,10 @@ const QUEUE: usize = 16;
 pub struct Sandbox {
     /// The job.
     pub job: String,
-    /// Unique in the job.
+    /// Its name for people.
     pub name: String,
+    /// Unique in the job, and never used again.
+    pub id: u64,
 }
 
 impl Sandbox {
@@ -30,6 +32,7 @@ impl Sandbox {
         wire::SandboxName {
             job: self.job.clone(),
             name: self.name.clone(),
+            id: self.id,
         }
     }
 
@@ -37,6 +40,7 @@ impl Sandbox {
         Some(wire::SandboxMount {
             name: self.name.clone(),
             index,
+            id: self.id,
         })
     }
 }

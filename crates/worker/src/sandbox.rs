@@ -24,9 +24,9 @@ use crate::state::{Shared, id};
 /// How many sandboxes a job may have open: a debugger has one or two.
 const MAX_OPEN: usize = 100;
 
-/// The open sandboxes by job and name.
+/// The open sandboxes by job and number.
 #[derive(Default)]
-pub(crate) struct Sandboxes(DashMap<(String, String), Arc<Sandbox>>);
+pub(crate) struct Sandboxes(DashMap<(String, u64), Arc<Sandbox>>);
 
 /// One sandbox; dropped, what runs in it ends.
 pub(crate) struct Sandbox {
@@ -116,15 +116,15 @@ fn exec_op(bytes: bytes::Bytes) -> Result<ExecOp, Failure> {
 }
 
 impl Sandboxes {
-    fn find(&self, job: &str, name: &str) -> Result<Arc<Sandbox>, Failure> {
-        let key = (job.to_owned(), name.to_owned());
+    fn find(&self, job: &str, (id, name): (u64, &str)) -> Result<Arc<Sandbox>, Failure> {
+        let key = (job.to_owned(), id);
         let found = self.0.get(&key).map(|entry| entry.value().clone());
         found.ok_or_else(|| Failure::not_found(format!("container \"{name}\" not found")))
     }
 
     /// The files of a mount.
     pub(crate) fn view(&self, job: &str, mount: &wire::SandboxMount) -> Result<RootDir, Failure> {
-        let sandbox = self.find(job, &mount.name)?;
+        let sandbox = self.find(job, (mount.id, &mount.name))?;
         let view = sandbox.views.get(mount.index as usize);
         let view = view.and_then(Option::as_ref);
         let view = view.ok_or_else(|| {
@@ -136,7 +136,7 @@ impl Sandboxes {
 
     /// Ends a sandbox; one that is not there is no error.
     pub(crate) fn close(&self, name: &wire::SandboxName) {
-        self.0.remove(&(name.job.clone(), name.name.clone()));
+        self.0.remove(&(name.job.clone(), name.id));
     }
 
     /// Ends all sandboxes of a job.
@@ -164,7 +164,7 @@ pub(crate) async fn open(
         op: &op,
         inputs: &inputs,
         resources: None,
-        id: Digest::of(format!("sandbox {} {}", name.job, name.name)).short(),
+        id: Digest::of(format!("sandbox {} {}", name.job, name.id)).short(),
         ignore_cache: false,
         browsed: true,
         job: &name.job,
@@ -189,9 +189,9 @@ pub(crate) async fn open(
             "a build may have {MAX_OPEN} containers at most"
         )));
     }
-    match sandboxes.entry((name.job.clone(), name.name.clone())) {
-        Entry::Occupied(entry) => {
-            let text = format!("Container {} already exists", entry.key().1);
+    match sandboxes.entry((name.job.clone(), name.id)) {
+        Entry::Occupied(_) => {
+            let text = format!("Container {} already exists", name.name);
             return Err(Failure::new(Class::Exists, text));
         }
         Entry::Vacant(entry) => drop(entry.insert(sandbox)),
@@ -211,7 +211,7 @@ pub(crate) async fn start(
     (rows, cols): (u16, u16),
 ) -> Result<Started, Failure> {
     let name = process.name.unwrap_or_default();
-    let sandbox = shared.sandboxes.find(&name.job, &name.name)?;
+    let sandbox = shared.sandboxes.find(&name.job, (name.id, &name.name))?;
     let sessions = shared.enter(&name.job, &process.sessions)?;
     let mut op = exec_op(process.op)?;
     let has_term = op.meta.env.iter().any(|entry| entry.starts_with("TERM="));

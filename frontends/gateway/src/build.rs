@@ -1,5 +1,6 @@
 //! One build, as the frontend that runs it sees it.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -133,10 +134,24 @@ impl Build {
     }
 
     /// Keeps a container, unless the build has ended meanwhile.
-    pub(crate) fn add_container(&self, name: String, container: Arc<dyn Container>) {
+    ///
+    /// # Errors
+    /// When another call has made one under this name meanwhile.
+    pub(crate) fn add_container(
+        &self,
+        name: String,
+        container: Arc<dyn Container>,
+    ) -> Result<(), Status> {
         let mut containers = self.containers();
-        if !self.ended.is_cancelled() {
-            containers.insert(name, container);
+        if self.ended.is_cancelled() {
+            return Ok(());
+        }
+        match containers.entry(name) {
+            Entry::Occupied(entry) => Err(exists(entry.key())),
+            Entry::Vacant(entry) => {
+                entry.insert(container);
+                Ok(())
+            }
         }
     }
 
@@ -218,4 +233,9 @@ impl Build {
         let found = self.results().get(id).cloned();
         found.ok_or_else(|| Status::not_found(format!("no such ref: {id}")))
     }
+}
+
+/// What is said of a name that is taken.
+pub(crate) fn exists(name: &str) -> Status {
+    Status::already_exists(format!("Container {name} already exists"))
 }

@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::build::Build;
+use crate::build::{Build, exists};
 use crate::builds::Builds;
 use crate::convert::Shown;
 use crate::policy::read_policy;
@@ -354,13 +354,12 @@ impl LlbBridge for Service {
         self.call(request, async |build, request| {
             let name = request.container_id.clone();
             if build.container(&name).is_ok() {
-                let text = format!("Container {name} already exists");
-                return Err(Status::already_exists(text));
+                return Err(exists(&name));
             }
             let ask = container::open(build, request)?;
             let opened = build.bridge.open_container(ask).await;
             let opened = opened.map_err(|error| build.failed(&error))?;
-            build.add_container(name, opened);
+            build.add_container(name, opened)?;
             Ok(wire::NewContainerResponse {})
         })
         .await
