@@ -1,5 +1,7 @@
 //! Git sources.
 
+mod pins;
+
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -18,37 +20,36 @@ use crate::failure::{Class, Failure, blocking, chain};
 use crate::op::ssh::{self, Agent};
 use crate::sessions::Sessions;
 use crate::state::Shared;
+pub(crate) use pins::Pins;
 
-/// Commits whose ids are remembered until they are checked out.
-const MAX_PINS: usize = 1024;
 /// Who may use the socket of an agent: only the daemon, for which it is made.
 const AGENT_MODE: u32 = 0o600;
 
 /// Finds out which commit a source op stands for.
 pub(crate) async fn pin(
     shared: &Shared,
+    job: &str,
     op: &SourceOp,
     sessions: &Sessions,
 ) -> Result<GitPin, Failure> {
     let (request, _agent) = request(shared, op, sessions).await?;
     let pin = request.pin().await.map_err(failed)?;
-    if shared.git_pins.len() >= MAX_PINS {
-        shared.git_pins.clear();
-    }
-    shared.git_pins.insert(pin.id, pin.clone());
+    let pins = shared.job(job)?.git_pins;
+    pins.add(&request.url, pin.clone());
     Ok(pin)
 }
 
 /// Brings in the files of a source op that was pinned to `id`.
 pub(crate) async fn realize(
     shared: &Shared,
+    job: &str,
     op: &SourceOp,
     id: Digest,
     sessions: &Sessions,
 ) -> Result<Ref, Failure> {
     let (request, _agent) = request(shared, op, sessions).await?;
     let source = redact_url(&op.identifier);
-    let known = shared.git_pins.get(&id).map(|pin| pin.clone());
+    let known = shared.job(job)?.git_pins.find(&request.url, id);
     let pin = match known {
         Some(pin) => pin,
         None => request.pin().await.map_err(failed)?,

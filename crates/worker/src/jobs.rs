@@ -7,6 +7,7 @@ use oci::Digest;
 use refs::Lease;
 
 use crate::failure::{Class, Failure};
+use crate::git::Pins;
 use crate::sessions::Sessions;
 
 /// Of so many jobs it is remembered that they are over: a call that was cancelled may get here after
@@ -20,6 +21,8 @@ pub(crate) struct Job {
     pub(crate) sessions: Sessions,
     /// Keeps the results that it has touched.
     pub(crate) lease: Lease,
+    /// The commits that its git sources stand for.
+    pub(crate) git_pins: Pins,
     /// What its failed steps left behind, which nothing is ever found under again.
     remains: Arc<Mutex<Vec<Digest>>>,
 }
@@ -29,6 +32,7 @@ impl Job {
         Job {
             sessions,
             lease,
+            git_pins: Pins::default(),
             remains: Arc::default(),
         }
     }

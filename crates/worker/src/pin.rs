@@ -53,7 +53,11 @@ pub(crate) async fn pin(
             pin_http(shared, op, &sessions, &progress).await?.id
         }
         ("docker-image+blob" | "oci-layout+blob", _) => blob::request(op, &sessions)?.id(),
-        ("git", _) => crate::git::pin(shared, op, &sessions).await?.id,
+        ("git", _) => {
+            crate::git::pin(shared, &request.job, op, &sessions)
+                .await?
+                .id
+        }
         (other, _) => return Err(unknown(other)),
     };
     Ok(wire::Done {
@@ -116,10 +120,9 @@ pub(crate) async fn realize(
             let active = active.map_err(|error| Failure::user(chain(&error)))?;
             store(shared, id, active, format!("blob {}", blob.repository)).await
         }
-        ("git", _) => crate::git::realize(shared, op, id, sessions).await,
+        ("git", _) => crate::git::realize(shared, job, op, id, sessions).await,
         ("local", name) => {
             // The job that pinned it has let go of it: its client must send it again.
-            let _ = job;
             Err(super::op::vanished(&format!("local source {name}")))
         }
         (other, _) => Err(unknown(other)),

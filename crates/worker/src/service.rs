@@ -85,7 +85,6 @@ impl WorkerService {
             registry,
             resolver: source::ImageResolver::new(),
             http,
-            git_pins: dashmap::DashMap::new(),
             tunnel: Arc::default(),
             digests: digests::Digests::default(),
             containers,

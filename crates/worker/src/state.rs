@@ -48,8 +48,6 @@ pub(crate) struct Shared {
     pub(crate) resolver: source::ImageResolver,
     pub(crate) fetcher: source::Fetcher,
     pub(crate) http: source::Http,
-    /// Commits of git sources by the ids that were given for them.
-    pub(crate) git_pins: dashmap::DashMap<Digest, source::GitPin>,
     pub(crate) exporter: exporter::Exporter,
     pub(crate) tunnel: Arc<Tunnel>,
     pub(crate) digests: Digests,
