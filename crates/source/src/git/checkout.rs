@@ -1,5 +1,7 @@
 //! From objects to files.
 
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use sys::root::{FileKind, Follow, RootDir};
@@ -7,9 +9,6 @@ use sys::root::{FileKind, Follow, RootDir};
 use super::command::{Failed, Git, Network};
 use super::{GitPin, GitRequest};
 use crate::error::GitError;
-
-/// Where the wanted directory is put while the others go.
-const ASIDE: &str = ".git-subdir";
 
 /// Puts the files of a commit into `target`.
 pub(super) async fn checkout(
@@ -165,19 +164,28 @@ fn finish(
 
 /// Makes the content of `inner` all there is.
 fn pick(root: &RootDir, inner: &Path) -> std::io::Result<()> {
-    let aside = Path::new("/").join(ASIDE);
-    let wanted = root.read_dir(inner)?;
+    let top = Path::new("/");
+    let (wanted, there) = (root.read_dir(inner)?, root.read_dir(top)?);
+    let taken: HashSet<&OsStr> = wanted
+        .iter()
+        .chain(&there)
+        .map(|entry| entry.name.as_os_str())
+        .collect();
+    // Where the wanted is put while the others go: under a name that neither has.
+    let name = (0..=taken.len())
+        .map(|number| OsString::from(format!(".git-subdir-{number}")))
+        .find(|name| !taken.contains(name.as_os_str()))
+        .ok_or(std::io::ErrorKind::AlreadyExists)?;
+    let aside = top.join(&name);
     root.mkdir(&aside, 0o755)?;
-    for entry in wanted {
+    for entry in &wanted {
         root.rename(&inner.join(&entry.name), &aside.join(&entry.name))?;
     }
-    for entry in root.read_dir(Path::new("/"))? {
-        if entry.name != ASIDE {
-            root.remove_all(&Path::new("/").join(&entry.name))?;
-        }
+    for entry in &there {
+        root.remove_all(&top.join(&entry.name))?;
     }
-    for entry in root.read_dir(&aside)? {
-        root.rename(&aside.join(&entry.name), &Path::new("/").join(&entry.name))?;
+    for entry in &wanted {
+        root.rename(&aside.join(&entry.name), &top.join(&entry.name))?;
     }
     root.rmdir(&aside)
 }
@@ -200,4 +208,31 @@ fn visit(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_directory_is_picked_whatever_its_neighbours_are_called() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        fs::create_dir_all(path("sub/.git-subdir-1")).unwrap();
+        fs::create_dir_all(path(".git-subdir-0")).unwrap();
+        for name in ["sub/file", ".git-subdir", "sub/.git-subdir-1/inner"] {
+            fs::write(path(name), name).unwrap();
+        }
+        let root = RootDir::open(directory.path()).unwrap();
+        pick(&root, Path::new("sub")).unwrap();
+        let mut names: Vec<_> = fs::read_dir(directory.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        names.sort();
+        assert_eq!(names, [".git-subdir-1", "file"]);
+        assert!(path(".git-subdir-1/inner").exists());
+    }
 }
