@@ -475,3 +475,23 @@ async fn freezing_many_files_takes_no_time() {
     assert!(frozen < Duration::from_millis(200), "{frozen:?}");
     assert_eq!(read(&source, "d39/f49").unwrap(), "");
 }
+
+#[tokio::test]
+async fn a_directory_that_cannot_be_marked_is_given_back() {
+    let fixture = Fixture::new();
+    drop(fixture.refs.mutable(local("src")).await.unwrap());
+    let layers = fixture.refs.snapshots().list().unwrap();
+    // The mark is a file of this name.
+    let mark = fixture
+        .root
+        .path()
+        .join(format!("snapshots/{}/busy", layers[0].0));
+    fs::create_dir(&mark).unwrap();
+    let error = fixture.refs.mutable(local("src")).await.unwrap_err();
+    assert!(matches!(error, refs::MutableError::Take { .. }), "{error}");
+    fs::remove_dir(&mark).unwrap();
+    let again = fixture.refs.mutable(local("src")).await.unwrap();
+    assert!(!again.is_new());
+    drop(again);
+    fixture.refs.check();
+}
