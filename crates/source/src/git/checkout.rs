@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use sys::root::{FileKind, Follow, RootDir};
@@ -22,10 +23,11 @@ pub(super) async fn checkout(
         source,
     };
     let git = Git::in_files(target);
-    prepare(request, pin, objects, &git).await.map_err(failed)?;
+    let root = RootDir::open(target).map_err(GitError::Store)?;
+    prepare(request, pin, objects, &git, &root).await?;
     let files = ["read-tree", "--reset", "-u", &pin.commit];
     git.run(&files).await.map_err(failed)?;
-    let submodules = !request.skip_submodules && target.join(".gitmodules").exists();
+    let submodules = !request.skip_submodules && has_submodules(&root);
     if submodules {
         let network = Network::of(request)?;
         let git = Git::in_files(target).with(&network);
@@ -49,11 +51,17 @@ pub(super) async fn checkout(
         false => None,
     };
     let (keep, subdir) = (request.keep_git_dir, request.subdir.clone());
-    let root = RootDir::open(target).map_err(GitError::Store)?;
     let finish = move || finish(&root, keep, submodules, &subdir, changed);
     tokio::task::spawn_blocking(finish)
         .await
         .map_err(|error| GitError::Store(std::io::Error::other(error)))?
+}
+
+/// Whether the files say that there are submodules. What a repository has under the name may be a
+/// link that leads out of it: git itself does not follow one.
+fn has_submodules(root: &RootDir) -> bool {
+    let found = root.stat(Path::new(".gitmodules"), Follow::No);
+    found.is_ok_and(|found| found.kind == FileKind::File)
 }
 
 /// A repository in `.git` that has the commit: with objects of its own if it is to stay.
@@ -62,50 +70,58 @@ async fn prepare(
     pin: &GitPin,
     objects: &Git<'_>,
     git: &Git<'_>,
-) -> Result<(), Failed> {
+    root: &RootDir,
+) -> Result<(), GitError> {
+    let failed = |source| GitError::Checkout {
+        commit: pin.commit.clone(),
+        source,
+    };
     let mut init = vec!["init", "--quiet"];
     if pin.commit.len() == super::SHA256_HEX {
         init.push("--object-format=sha256");
     }
-    git.run(&init).await?;
+    git.run(&init).await.map_err(failed)?;
     // Submodules may be named relative to it.
     git.run(&["remote", "add", "origin", &request.public_url()])
-        .await?;
-    let store = objects.directory();
-    if request.keep_git_dir {
-        let from = format!("file://{}", store.display());
-        let kept = pin.kept();
-        let name = pin.reference.as_deref().unwrap_or("refs/drydock/fetched");
-        let spec = format!("+{kept}:{name}");
-        let fetch = [
-            "fetch",
-            "--quiet",
-            "-u",
-            "--depth=1",
-            "--no-tags",
-            "--",
-            &from,
-            &spec,
-        ];
-        git.run(&fetch).await?;
-        git.run(&["update-ref", "--no-deref", "HEAD", &pin.commit])
-            .await?;
-        // Says only where the daemon keeps its objects.
-        let fetched = git.directory().join(".git/FETCH_HEAD");
-        tokio::fs::remove_file(fetched)
-            .await
-            .map_err(Failed::Start)?;
-        if pin.reference.is_none() {
-            git.run(&["update-ref", "-d", name]).await?;
-        }
-        return Ok(());
-    }
-    let alternates = git.directory().join(".git/objects/info/alternates");
-    let store = store.join("objects");
-    let text = format!("{}\n", store.display());
-    tokio::fs::write(alternates, text)
         .await
-        .map_err(Failed::Start)
+        .map_err(failed)?;
+    if request.keep_git_dir {
+        copy_objects(pin, objects, git).await.map_err(failed)?;
+        // Says only where the daemon keeps its objects.
+        return root
+            .unlink(Path::new(".git/FETCH_HEAD"))
+            .map_err(GitError::Store);
+    }
+    let store = objects.directory().join("objects");
+    let alternates = Path::new(".git/objects/info/alternates");
+    root.create(alternates, 0o644, true)
+        .and_then(|mut file| writeln!(file, "{}", store.display()))
+        .map_err(GitError::Store)
+}
+
+/// Brings the commit and what it needs into the repository of the files.
+async fn copy_objects(pin: &GitPin, objects: &Git<'_>, git: &Git<'_>) -> Result<(), Failed> {
+    let from = format!("file://{}", objects.directory().display());
+    let kept = pin.kept();
+    let name = pin.reference.as_deref().unwrap_or("refs/drydock/fetched");
+    let spec = format!("+{kept}:{name}");
+    let fetch = [
+        "fetch",
+        "--quiet",
+        "-u",
+        "--depth=1",
+        "--no-tags",
+        "--",
+        &from,
+        &spec,
+    ];
+    git.run(&fetch).await?;
+    git.run(&["update-ref", "--no-deref", "HEAD", &pin.commit])
+        .await?;
+    if pin.reference.is_none() {
+        git.run(&["update-ref", "-d", name]).await?;
+    }
+    Ok(())
 }
 
 async fn commit_time(objects: &Git<'_>, pin: &GitPin) -> Result<i64, GitError> {
@@ -215,6 +231,19 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn a_link_of_a_repository_is_not_followed_out_of_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = RootDir::open(directory.path()).unwrap();
+        assert!(!has_submodules(&root));
+        let name = Path::new(".gitmodules");
+        root.symlink(Path::new("/etc/passwd"), name).unwrap();
+        assert!(!has_submodules(&root));
+        root.unlink(name).unwrap();
+        root.create(name, 0o644, true).unwrap();
+        assert!(has_submodules(&root));
+    }
 
     #[test]
     fn a_directory_is_picked_whatever_its_neighbours_are_called() {
