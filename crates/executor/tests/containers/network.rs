@@ -21,8 +21,9 @@ async fn containers_reach_each_other_and_the_host_and_are_published() {
     let ip = server.ip().unwrap();
     assert!(ip.is_private());
 
+    // The server may not listen yet, which `nc` says on its error stream.
     let script = format!(
-        "for i in 1 2 3 4 5 6 7 8 9 10; do echo hello | nc {ip} 7000 && break; sleep 0.1; done; \
+        "for i in $(seq 100); do echo hello | nc {ip} 7000 2> /dev/null && break; sleep 0.1; done; \
          ping -c1 -W2 $(ip route | awk '/default/ {{print $3}}') > /dev/null && echo host"
     );
     let run = machine
