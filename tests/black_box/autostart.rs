@@ -11,6 +11,10 @@ use testing::http::{Answer, Server};
 
 use crate::fixture::{Background, Ran, eventually, run};
 
+/// How long a daemon of these tests may have nothing to do. It hears of the first command before
+/// that, also on a busy machine.
+const IDLE: &str = "3s";
+
 /// A place where no daemon runs.
 struct Place {
     directory: TempDir,
@@ -110,7 +114,7 @@ fn a_daemon_leaves_when_it_is_idle() {
     let place = Place::new();
     let address = format!("unix://{}", place.socket().display());
     fs::create_dir(place.path("run")).unwrap();
-    let mut daemon = place.command(&["daemon", "run", "--idle-exit", "1s", "--addr", &address]);
+    let mut daemon = place.command(&["daemon", "run", "--idle-exit", IDLE, "--addr", &address]);
     let daemon = Background::start(daemon.arg("--root").arg(place.path("state")));
     eventually("it listens", || place.is_served());
     place.drydock(&["build", "-q", "."]).ok();
@@ -123,14 +127,14 @@ fn a_daemon_leaves_when_it_is_idle() {
 fn a_daemon_is_not_idle_while_it_answers() {
     // Longer than it may be idle, and it looks at that twice a second.
     let server = Server::start(|_| {
-        std::thread::sleep(Duration::from_secs(3));
+        std::thread::sleep(Duration::from_secs(7));
         Answer::new(404, "")
     });
     let server = server.unwrap();
     let place = Place::new();
     let address = format!("unix://{}", place.socket().display());
     fs::create_dir(place.path("run")).unwrap();
-    let mut daemon = place.command(&["daemon", "run", "--idle-exit", "1s", "--addr", &address]);
+    let mut daemon = place.command(&["daemon", "run", "--idle-exit", IDLE, "--addr", &address]);
     let daemon = Background::start(daemon.arg("--root").arg(place.path("state")));
     eventually("it listens", || place.is_served());
     let ran = place.drydock(&["pull", &format!("{}/late:1", server.host())]);

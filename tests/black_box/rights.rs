@@ -3,14 +3,16 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
+use std::time::Duration;
 
 use client::containers::{AttachTo, BindMount, CallErrorKind, Containers, CreateContainer};
 use nix::unistd::{Uid, seteuid};
 use proto::control::{self, control_client::ControlClient};
 use proto::worker::{self as wire, worker_client::WorkerClient};
 use tonic::Code;
+use tonic::transport::Channel;
 
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, LIMIT};
 use crate::graph::{Graph, image};
 
 const NOBODY: u32 = 65534;
@@ -104,6 +106,22 @@ async fn no_client_can_take_the_place_of_the_engine() {
     fixture.build(&[]).ran.ok();
 }
 
+/// Waits until the worker has let go of the jobs that are over, which it does after the answer.
+async fn until_nothing_is_in_use(control: &mut ControlClient<Channel>) {
+    let let_go = async {
+        loop {
+            let kept = control.disk_usage(control::DiskUsageRequest::default());
+            let records = kept.await.unwrap().into_inner().record;
+            assert!(!records.is_empty(), "the image is kept");
+            if records.iter().all(|record| !record.in_use) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, let_go).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_name_can_be_used_for_one_build_after_another() {
     let fixture = Fixture::new();
@@ -119,8 +137,7 @@ async fn a_name_can_be_used_for_one_build_after_another() {
             ..control::SolveRequest::default()
         };
         control.solve(request).await.unwrap();
-        // Until the worker has let go of the job.
-        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        until_nothing_is_in_use(&mut control).await;
     }
 }
 

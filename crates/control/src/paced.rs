@@ -42,6 +42,7 @@ pub(crate) async fn send<S, T>(
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
 
     use super::*;
 
@@ -60,10 +61,19 @@ mod tests {
         for number in 0..3 {
             assert_eq!(receiver.recv().await.unwrap().unwrap(), number);
         }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        assert_eq!(taken.load(Ordering::SeqCst), 5, "two wait in the channel");
+        let full = async {
+            while receiver.len() < 2 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), full)
+            .await
+            .unwrap();
+        // With one thread, a sender that read ahead would have begun to before it let go of it, and
+        // would not end before it has read.
         drop(receiver);
         sending.await.unwrap();
+        assert_eq!(taken.load(Ordering::SeqCst), 5, "two waited in the channel");
     }
 
     #[tokio::test]

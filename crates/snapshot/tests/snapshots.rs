@@ -352,27 +352,18 @@ fn a_very_deep_tree_is_cloned_counted_and_removed() {
 }
 
 #[test]
-fn a_step_on_500_layers_costs_little() {
+fn a_step_on_500_layers_mounts_few() {
     let fixture = Fixture::new(Kind::Overlay);
     let mut layers = Vec::new();
-    let mut slowest = Duration::ZERO;
-    let mut all = Vec::new();
     for at in 0..500 {
-        let start = Instant::now();
         let active = fixture.store.prepare(&layers).unwrap();
         let mount = active.mount().unwrap();
-        let mounted = start.elapsed();
         fs::write(inside(&mount).join(format!("f{at}")), "x").unwrap();
         drop(mount);
-        let start = Instant::now();
         layers.push(active.commit().unwrap());
-        let took = mounted + start.elapsed();
-        slowest = slowest.max(took);
-        all.push(took);
     }
-    all.sort_unstable();
-    let median = all[all.len() / 2];
-    eprintln!("median {median:?}, slowest {slowest:?}");
-    assert!(median < Duration::from_millis(5), "{median:?}");
+    // The kernel is given the merged directories in place of the layers.
+    let merged = |layer: &LayerId| fixture.store.merged_usage(*layer).inodes > 0;
+    assert!(layers.iter().filter(|layer| merged(layer)).count() >= 14);
     assert_eq!(fixture.show(&layers).len(), 500);
 }

@@ -1,7 +1,5 @@
 //! What is run, and what is found.
 
-use std::time::Instant;
-
 use llb::{BuildOp, Graph, Input, OpKind, PassthroughOp};
 use oci::Digest;
 use solver::ErrorClass;
@@ -303,23 +301,9 @@ async fn a_definition_that_builds_on_itself_is_refused() {
 }
 
 #[tokio::test]
-async fn a_long_chain_costs_little_for_each_vertex() {
-    let fake = Fake::new();
-    let graph = chain(500);
-    let began = Instant::now();
-    assert_eq!(runs(&fake, &graph).await.len(), 501);
-    let cold = began.elapsed();
-    let began = Instant::now();
-    assert!(runs(&fake, &graph).await.is_empty());
-    let warm = began.elapsed();
-    println!("500 vertices: {cold:?} to run, {warm:?} to find");
-    // Far more than it takes, so that a busy machine does not fail it; quadratic work would.
-    assert!(cold.as_millis() < 5000 && warm.as_millis() < 2500);
-}
-
-#[tokio::test]
 async fn a_graph_of_many_thousand_vertices_is_no_problem() {
     let fake = Fake::new();
     let graph = chain(5_000);
     assert_eq!(runs(&fake, &graph).await.len(), 5_001);
+    assert!(runs(&fake, &graph).await.is_empty());
 }
