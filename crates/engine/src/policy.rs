@@ -73,13 +73,13 @@ fn change<'p>(
 mod tests {
     use std::collections::BTreeMap;
 
-    use frontend::policy::{Condition, Constraint, Match, Rule, Selector};
+    use frontend::policy::{Condition, Constraint, Match, Patterns, Rule, Selector};
 
     use super::*;
 
     fn rule(identifier: &str, kind: Match, action: Action) -> Rule {
         Rule {
-            selector: Selector::new(identifier, kind, Vec::new()).unwrap(),
+            selector: Selector::new(identifier, kind, Vec::new(), &mut Patterns::new()).unwrap(),
             action,
         }
     }
@@ -142,7 +142,8 @@ mod tests {
             key: "k".to_owned(),
             condition: Condition::NotEqual("v".to_owned()),
         };
-        let selector = Selector::new("*", Match::Wildcard, vec![constraint]).unwrap();
+        let selector =
+            Selector::new("*", Match::Wildcard, vec![constraint], &mut Patterns::new()).unwrap();
         let action = Action::Deny;
         let policies = [Policy {
             rules: vec![Rule { selector, action }],

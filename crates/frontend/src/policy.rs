@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use llb::SourceOp;
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 
 use crate::FrontendError;
 
@@ -88,10 +88,11 @@ impl Selector {
         identifier: &str,
         kind: Match,
         constraints: Vec<Constraint>,
+        patterns: &mut Patterns,
     ) -> Result<Selector, FrontendError> {
         let pattern = match kind {
             Match::Exact => None,
-            Match::Regex => Some(regex(identifier)?),
+            Match::Regex => Some(patterns.read(identifier)?),
             Match::Wildcard if identifier.contains("**") => {
                 return Err(FrontendError::invalid(format!(
                     "error matching source policy: failed to translate wildcard \"{identifier}\" to \
@@ -100,7 +101,7 @@ impl Selector {
             }
             Match::Wildcard => {
                 let quoted = regex::escape(identifier).replace("\\*", "(.*)");
-                Some(regex(&format!("^{quoted}$"))?)
+                Some(patterns.read(&format!("^{quoted}$"))?)
             }
         };
         Ok(Selector {
@@ -142,14 +143,100 @@ impl Selector {
     }
 }
 
-/// A pattern of a policy.
+/// Reads the patterns of one policy, which together may take only so much memory.
 ///
-/// # Errors
-/// When it cannot be read, in BuildKit's words.
-pub fn regex(pattern: &str) -> Result<Regex, FrontendError> {
-    Regex::new(pattern).map_err(|error| {
-        FrontendError::invalid(format!(
-            "error matching source policy: invalid regex \"{pattern}\": {error}"
-        ))
-    })
+/// A few characters such as `\w{60}` are megabytes when compiled, and a policy has many rules.
+#[derive(Debug)]
+pub struct Patterns {
+    /// Bytes that further patterns may take.
+    left: usize,
+}
+
+/// What a pattern may take is tried in these steps (bytes), and counted as the one it fits in. Names with
+/// a few `\w+`, as people write them, fit in the third.
+const STEPS: [usize; 4] = [16 << 10, 64 << 10, 256 << 10, 1 << 20];
+
+/// What all patterns of a policy may take: thousands of plain ones, or 256 with `\w+` in them.
+const TOGETHER: usize = 64 << 20;
+
+impl Patterns {
+    /// For the patterns of a new policy.
+    pub fn new() -> Patterns {
+        Patterns { left: TOGETHER }
+    }
+
+    /// Reads a pattern.
+    ///
+    /// # Errors
+    /// When it cannot be read, in BuildKit's words, or is too large.
+    pub fn read(&mut self, pattern: &str) -> Result<Regex, FrontendError> {
+        let invalid = |error: &dyn std::fmt::Display| {
+            FrontendError::invalid(format!(
+                "error matching source policy: invalid regex \"{pattern}\": {error}"
+            ))
+        };
+        for size in STEPS {
+            let compiled = RegexBuilder::new(pattern)
+                .size_limit(size)
+                .dfa_size_limit(size)
+                .build();
+            match compiled {
+                Ok(regex) => {
+                    let left = self.left.checked_sub(size);
+                    let more = "the patterns of the policy are too large together; write character \
+                                classes such as `[a-z0-9]` in place of `\\w`";
+                    self.left = left.ok_or_else(|| invalid(&more))?;
+                    return Ok(regex);
+                }
+                Err(regex::Error::CompiledTooBig(_)) => {}
+                Err(error) => return Err(invalid(&error)),
+            }
+        }
+        Err(invalid(&format!(
+            "compiled it is larger than {} bytes",
+            STEPS[STEPS.len() - 1]
+        )))
+    }
+}
+
+impl Default for Patterns {
+    fn default() -> Patterns {
+        Patterns::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_are_bounded_each_and_together() {
+        let mut patterns = Patterns::new();
+        for usual in [
+            r"^docker-image://docker\.io/library/(.*)$",
+            r"^docker-image://[\w./-]+:\w+$",
+            r"[^@]+@sha256:[0-9a-f]{64}",
+        ] {
+            patterns.read(usual).unwrap();
+        }
+        let large = patterns.read(r"\w{60}").unwrap_err();
+        assert!(
+            large.to_string().contains("larger than 1048576 bytes"),
+            "{large}"
+        );
+        let malformed = patterns.read("(").unwrap_err();
+        assert!(
+            malformed.to_string().contains("invalid regex \"(\""),
+            "{malformed}"
+        );
+
+        let refused = (0..1000).find_map(|_| patterns.read(r"\w{10}").err());
+        let refused = refused.unwrap();
+        assert!(
+            refused.to_string().contains("too large together"),
+            "{refused}"
+        );
+        let mut plain = Patterns::new();
+        (0..1000).for_each(|n| drop(plain.read(&format!("^docker-image://{n}/(.*)$")).unwrap()));
+    }
 }

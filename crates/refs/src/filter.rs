@@ -7,7 +7,14 @@
 use std::iter::Peekable;
 use std::str::Chars;
 
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
+
+/// How large a regex may be when compiled, in bytes. A few `\w+` fit; a few characters more, such as
+/// `\w{60}`, would be megabytes.
+const MAX_REGEX: usize = 256 << 10;
+
+/// How many of them all expressions may have together.
+const MAX_REGEXES: usize = 200;
 
 /// A filter that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,9 +52,10 @@ impl Filter {
     /// # Errors
     /// Names the first that is malformed.
     pub fn parse<S: AsRef<str>>(expressions: &[S]) -> Result<Filter, FilterError> {
+        let mut left = MAX_REGEXES;
         let parse = |text: &S| {
             let text = text.as_ref();
-            parse(text).map_err(|reason| FilterError {
+            parse(text, &mut left).map_err(|reason| FilterError {
                 filter: text.to_owned(),
                 reason,
             })
@@ -78,14 +86,20 @@ impl Term {
 
 struct Input<'a>(Peekable<Chars<'a>>);
 
-fn parse(text: &str) -> Result<Vec<Term>, String> {
+/// Reads an expression, with no more than `left` regexes.
+fn parse(text: &str, left: &mut usize) -> Result<Vec<Term>, String> {
     if text.is_empty() {
         return Ok(Vec::new());
     }
     let mut input = Input(text.chars().peekable());
     let mut terms = Vec::new();
     loop {
-        terms.push(input.term()?);
+        let term = input.term()?;
+        if matches!(term.test, Test::Matches(_)) {
+            let too_many = || format!("more than {MAX_REGEXES} regexes");
+            *left = left.checked_sub(1).ok_or_else(too_many)?;
+        }
+        terms.push(term);
         input.skip_space();
         match input.0.next() {
             None => return Ok(terms),
@@ -115,7 +129,7 @@ impl Input<'_> {
         let test = match first {
             '=' => Test::Equal(value),
             '!' => Test::NotEqual(value),
-            _ => Test::Matches(Regex::new(&value).map_err(|error| error.to_string())?),
+            _ => Test::Matches(regex(&value)?),
         };
         Ok(Term { field, test })
     }
@@ -202,6 +216,12 @@ impl Input<'_> {
     }
 }
 
+fn regex(pattern: &str) -> Result<Regex, String> {
+    let mut regex = RegexBuilder::new(pattern);
+    let regex = regex.size_limit(MAX_REGEX).dfa_size_limit(MAX_REGEX);
+    regex.build().map_err(|error| error.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -246,6 +266,22 @@ mod tests {
         ] {
             assert!(!holds(false_one), "{false_one:?}");
         }
+    }
+
+    #[test]
+    fn what_a_filter_takes_is_bounded() {
+        let large = Filter::parse(&[r"id~=\w{60}"]).unwrap_err();
+        assert!(large.reason.contains("size limit"), "{large}");
+        Filter::parse(&[r"id~=^\w+-\w+$"]).unwrap();
+        let many = |count: usize| Filter::parse(&vec![r"id~=\w+"; count]);
+        many(MAX_REGEXES).unwrap();
+        let refused = many(MAX_REGEXES + 1).unwrap_err();
+        assert!(
+            refused.reason.contains("more than 200 regexes"),
+            "{refused}"
+        );
+        let listed = vec!["id~=a"; MAX_REGEXES + 1].join(",");
+        Filter::parse(&[listed]).unwrap_err();
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! Source policies of the wire, checked.
 
 use frontend::FrontendError;
-use frontend::policy::{Action, Condition, Constraint, Match, Policy, Rule, Selector, regex};
+use frontend::policy::{Action, Condition, Constraint, Match, Patterns, Policy, Rule, Selector};
 use proto::sourcepolicy as wire;
 
-/// The most rules of a policy: far more than anybody writes.
-const MAX_RULES: usize = 10_000;
+/// The most rules of a policy, and the most conditions of one rule: far more than anybody writes.
+const MAX_RULES: usize = 1000;
 
 /// Reads a policy.
 ///
@@ -23,13 +23,17 @@ pub fn read_policy(policy: wire::Policy) -> Result<Policy, FrontendError> {
             "invalid source policy: more than {MAX_RULES} rules"
         )));
     }
-    let rules = policy.rules.into_iter().map(rule);
+    let mut patterns = Patterns::new();
+    let rules = policy
+        .rules
+        .into_iter()
+        .map(|each| rule(each, &mut patterns));
     Ok(Policy {
         rules: rules.collect::<Result<_, _>>()?,
     })
 }
 
-fn rule(rule: wire::Rule) -> Result<Rule, FrontendError> {
+fn rule(rule: wire::Rule, patterns: &mut Patterns) -> Result<Rule, FrontendError> {
     let invalid = |what: &str| FrontendError::invalid(format!("invalid source policy: {what}"));
     let selector = rule
         .selector
@@ -59,19 +63,28 @@ fn rule(rule: wire::Rule) -> Result<Rule, FrontendError> {
             )));
         }
     };
-    let constraints = selector.constraints.into_iter().map(constraint);
+    if selector.constraints.len() > MAX_RULES {
+        return Err(invalid(&format!(
+            "a rule has more than {MAX_RULES} constraints"
+        )));
+    }
+    let constraints = selector.constraints.into_iter();
+    let constraints = constraints.map(|each| constraint(each, patterns));
     let constraints = constraints.collect::<Result<_, _>>()?;
     Ok(Rule {
-        selector: Selector::new(&selector.identifier, kind, constraints)?,
+        selector: Selector::new(&selector.identifier, kind, constraints, patterns)?,
         action,
     })
 }
 
-fn constraint(constraint: wire::AttrConstraint) -> Result<Constraint, FrontendError> {
+fn constraint(
+    constraint: wire::AttrConstraint,
+    patterns: &mut Patterns,
+) -> Result<Constraint, FrontendError> {
     let condition = match wire::AttrMatch::try_from(constraint.condition) {
         Ok(wire::AttrMatch::Equal) => Condition::Equal(constraint.value),
         Ok(wire::AttrMatch::Notequal) => Condition::NotEqual(constraint.value),
-        Ok(wire::AttrMatch::Matches) => Condition::Matches(regex(&constraint.value)?),
+        Ok(wire::AttrMatch::Matches) => Condition::Matches(patterns.read(&constraint.value)?),
         Err(_) => {
             return Err(FrontendError::invalid(format!(
                 "invalid source policy: unknown attr condition {}",
