@@ -39,6 +39,9 @@ pub(crate) fn run(flags: Flags, family: Family) -> ExitCode {
 
 fn serve(config: Config) -> anyhow::Result<()> {
     start_logging(&config.log);
+    // Most of its threads wait for the kernel: more arenas than processors are of no use.
+    let processors = std::thread::available_parallelism().map_or(2, usize::from);
+    sys::memory::limit_arenas(processors.max(2));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("drydockd")

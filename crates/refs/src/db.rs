@@ -31,8 +31,9 @@ const FIRST_RETRY: Duration = Duration::from_millis(500);
 /// …but no longer than this.
 const LAST_RETRY: Duration = Duration::from_secs(30);
 
-/// Memory for pages of the database; the records themselves are kept in memory by their owners.
-const PAGE_MEMORY: usize = 32 << 20;
+/// Memory for pages of the database. Little: the records are kept in memory by their owners, and what
+/// is read again and again the system keeps too.
+const PAGE_MEMORY: usize = 4 << 20;
 
 /// Why the database cannot be opened.
 #[derive(Debug, thiserror::Error)]

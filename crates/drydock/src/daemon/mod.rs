@@ -9,6 +9,7 @@ mod idle;
 mod listen;
 mod notify;
 mod parts;
+mod rest;
 mod sources;
 
 use std::fs::{File, Permissions};
@@ -63,6 +64,7 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
         () = debugging => Ok(()),
         ended = &mut serving => ended,
         () = &mut told_to_stop => Ok(()),
+        never = rest::give_back_memory(&daemon, &calls) => match never {},
         () = idle::wait(&daemon, &calls, config.idle_exit) => {
             tracing::info!("nothing to do: leaving");
             Ok(())
