@@ -32,7 +32,7 @@ const BETWEEN_LOOKS: u64 = 100;
 
 /// By how much the daemon's memory may grow once it has seen as many clients as between two looks,
 /// for each client after them: a record of a build and what was made in it stay, after all.
-const GROWTH_PER_CLIENT: u64 = 8 << 10;
+const GROWTH_PER_CLIENT: u64 = 16 << 10;
 
 /// What the daemon holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
