@@ -3,7 +3,6 @@
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use oci::Digest;
 use snapshot::{Active, CloneError, LayerId, MountError, PrepareError};
@@ -16,11 +15,7 @@ use crate::refs::{CommitError, Inner, Meta, RecordType, Refs};
 use crate::state::{Acquired, Dir, MutableKey, NewLayer, State, Use};
 
 /// How many states of a local source are kept, besides those in use.
-const STATES_KEPT: usize = 2;
-
-/// How long after a local source was frozen its files are cloned for the next change, so that this
-/// is done neither while the build needs the disk nor when the next build waits for it.
-const CLONE_AFTER: Duration = Duration::from_secs(3);
+const STATES_KEPT: usize = 1;
 
 /// Whether a directory that was in use when the process was killed is thrown away. Steps put up with
 /// what others have left in their cache mounts; files that were half received, and a repository in
@@ -385,8 +380,8 @@ impl Mutable {
     }
 
     /// Makes a ref named `id` of what is in it now, and gives it back. If `id` names a ref already,
-    /// nothing is made. It costs next to nothing: the directory itself becomes the layer, and its next
-    /// user gets a clone (by hard links) that is made meanwhile.
+    /// nothing is made. It costs next to nothing: the directory itself becomes the layer. Its next user
+    /// takes it back if nobody else has the ref by then, and gets a clone by hard links otherwise.
     ///
     /// # Errors
     /// When others share it, it has a base, or the layer cannot be finished.
@@ -448,15 +443,24 @@ impl Mutable {
             }
             Ok(inner.adopt(state, reference, id))
         });
-        let frozen = frozen.map_err(failed)?;
-        inner.thaw_later(*key);
-        Ok(frozen)
+        frozen.map_err(failed)
     }
 }
 
 impl Inner {
-    /// Clones the files of a frozen directory, so that it can be changed. `None` if it is not frozen.
+    /// Makes the files of a frozen directory ready to be changed: the very files if nobody else has
+    /// them, and a clone otherwise. `None` if it is not frozen, or its files are lost.
     fn thaw(self: &Arc<Self>, key: MutableKey) -> Result<Option<Active>, CloneError> {
+        let to = self.snapshots.reserve();
+        let taken = self.change(|state, effects| state.take_back(key, to, effects));
+        if let Some(from) = taken {
+            // The records may say so before the directory has that name, or after: at a start, files
+            // under a number that no record has are removed, and records whose files are not there.
+            let renamed = self.snapshots.renumber(from, to);
+            return Ok(renamed
+                .inspect_err(|error| tracing::warn!(%error, "the files of a local source are lost"))
+                .ok());
+        }
         let from = {
             let state = self.state();
             let layer = state.mutables.get(&key).and_then(|entry| match entry.dir {
@@ -472,33 +476,6 @@ impl Inner {
         let dir = Dir::Own(clone.id());
         self.change(|state, effects| state.move_mutable(key, dir, effects));
         Ok(Some(clone))
-    }
-
-    /// Clones the files of a frozen directory in a while, unless it is wanted before.
-    fn thaw_later(self: &Arc<Self>, key: MutableKey) {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            return;
-        };
-        let inner = Arc::downgrade(self);
-        runtime.spawn(async move {
-            tokio::time::sleep(CLONE_AFTER).await;
-            let Some(inner) = inner.upgrade() else { return };
-            let _ = tokio::task::spawn_blocking(move || inner.thaw_idle(key)).await;
-        });
-    }
-
-    fn thaw_idle(self: &Arc<Self>, key: MutableKey) {
-        let taken = self.state().take_frozen(key);
-        if !taken {
-            return;
-        }
-        match self.thaw(key) {
-            Ok(clone) => drop(clone.map(Active::leave)),
-            Err(error) => tracing::warn!(%error, "could not clone a local source ahead of need"),
-        }
-        // Nobody used it: this does not count.
-        self.state().put_back(key);
-        self.given_back.notify_waiters();
     }
 
     /// Gives back a directory that was taken.

@@ -7,7 +7,7 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::task::{Context, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::{Fixture, id, inside, meta};
 use refs::{Meta, Mutable, MutableOptions, RecordType, Ref, Sharing};
@@ -165,7 +165,7 @@ async fn who_stops_waiting_for_a_clone_gives_it_back() {
     let fixture = Fixture::new();
     let first = fixture.refs.mutable(local("a")).await.unwrap();
     write(&first, "x", "1");
-    first.freeze(id("frozen"), meta("frozen")).unwrap();
+    let _used = first.freeze(id("frozen"), meta("frozen")).unwrap();
     // Looked at once and dropped: the clone is being made.
     let mut taking = Box::pin(fixture.refs.mutable(local("a")));
     drop(
@@ -332,10 +332,10 @@ async fn a_frozen_source_stays_as_it_was_while_its_directory_changes() {
     assert_eq!(read(&source, "a").unwrap(), "2");
     write(&source, "a", "3");
     drop(source.freeze(id("3"), local("src").meta).unwrap());
-    // Two states are kept.
+    // Nobody had the others any more.
     assert_eq!(
         fixture.refs.exists(&[id("1"), id("2"), id("3")]),
-        [false, true, true]
+        [false, false, true]
     );
     fixture.refs.check();
 }
@@ -359,8 +359,7 @@ async fn a_state_in_use_is_found_however_many_follow() {
     let source = refs.mutable(local("src")).await.unwrap();
     write(&source, "a", "6");
     drop(source.freeze(id("6"), local("src").meta).unwrap());
-    let kept = [false, false, false, false, true];
-    assert_eq!(refs.exists(&states.map(id)), kept);
+    assert_eq!(refs.exists(&states.map(id)), [false; 5]);
     refs.check();
 }
 
@@ -392,20 +391,75 @@ async fn the_same_content_of_several_directories_is_one_ref() {
 }
 
 #[tokio::test]
-async fn a_frozen_source_is_cloned_in_the_background() {
+async fn a_frozen_source_that_nobody_has_is_taken_back() {
+    let fixture = Fixture::new();
+    let refs = &fixture.refs;
+    let node = |source: &Mutable| {
+        let files = source.fs().unwrap();
+        files.stat(Path::new("a"), Follow::No).unwrap().ino
+    };
+    let source = refs.mutable(local("src")).await.unwrap();
+    write(&source, "a", "1");
+    let written = node(&source);
+    let first = source.freeze(id("1"), local("src").meta).unwrap();
+    let layer = first.snapshots().unwrap()[0];
+    drop(first);
+
+    let source = refs.mutable(local("src")).await.unwrap();
+    assert!(!source.is_new());
+    assert_eq!(node(&source), written, "the very file");
+    assert_eq!(refs.exists(&[id("1")]), [false]);
+    assert!(!refs.snapshots().contains(layer), "it has another number");
+    refs.check();
+    write(&source, "b", "2");
+    drop(source.freeze(id("2"), local("src").meta).unwrap());
+    refs.flush().await.unwrap();
+    assert_eq!(fixture.stored(), 1);
+
+    let fixture = fixture.reopen();
+    let second = fixture.refs.get(&id("2")).unwrap();
+    assert_eq!(read_ref(&fixture, &second, "a"), "1");
+    assert_eq!(read_ref(&fixture, &second, "b"), "2");
+    // While somebody has it, it stays as it is.
+    let source = fixture.refs.mutable(local("src")).await.unwrap();
+    write(&source, "b", "3");
+    assert_eq!(read_ref(&fixture, &second, "b"), "2");
+    drop((source, second));
+    fixture.refs.check();
+}
+
+#[tokio::test]
+async fn a_source_that_was_taken_back_at_the_end_is_of_no_use() {
     let fixture = Fixture::new();
     let source = fixture.refs.mutable(local("src")).await.unwrap();
     write(&source, "a", "1");
     drop(source.freeze(id("1"), local("src").meta).unwrap());
-    let start = Instant::now();
-    while fixture.stored() < 2 {
-        assert!(start.elapsed() < Duration::from_secs(20));
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
     fixture.refs.flush().await.unwrap();
-    fixture.refs.check();
-    drop(fixture.refs.mutable(local("src")).await.unwrap());
-    assert_eq!(fixture.stored(), 2);
+    // The records as they were before, and as they are after: files are changed in between.
+    let before = common::copy(fixture.root.path());
+    let source = fixture.refs.mutable(local("src")).await.unwrap();
+    write(&source, "a", "2");
+    fixture.refs.flush().await.unwrap();
+    let after = common::copy(fixture.root.path());
+    let files = before.path().join("snapshots");
+    fs::remove_dir_all(&files).unwrap();
+    let renamed = std::process::Command::new("cp")
+        .arg("-a")
+        .arg(after.path().join("snapshots"))
+        .arg(&files)
+        .status()
+        .unwrap();
+    assert!(renamed.success());
+    for root in [before, after] {
+        let crashed = Fixture {
+            refs: common::open(root.path()),
+            root,
+        };
+        assert_eq!(crashed.refs.exists(&[id("1")]), [false]);
+        assert!(crashed.refs.mutable(local("src")).await.unwrap().is_new());
+        crashed.refs.check();
+    }
+    drop(source);
 }
 
 #[tokio::test]
@@ -427,18 +481,7 @@ async fn what_was_being_changed_at_the_end_is_not_trusted() {
     let objects = fixture.refs.mutable(repository()).await.unwrap();
     fixture.refs.flush().await.unwrap();
     // As a killed process leaves it.
-    let root = fixture.root.path().to_owned();
-    let copy = tempfile::tempdir().unwrap();
-    let mut command = std::process::Command::new("cp");
-    assert!(
-        command
-            .arg("-a")
-            .arg(root.join("."))
-            .arg(copy.path())
-            .status()
-            .unwrap()
-            .success()
-    );
+    let copy = common::copy(fixture.root.path());
     drop((source, objects));
     let crashed = Fixture {
         refs: common::open(copy.path()),

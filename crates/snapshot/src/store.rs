@@ -147,7 +147,7 @@ impl Snapshots {
     /// When its directories cannot be made.
     pub fn prepare(&self, lower: &[LayerId]) -> Result<Active, PrepareError> {
         self.inner.trash.yield_to_builds();
-        let layer = LayerId(self.inner.next.fetch_add(1, Ordering::Relaxed));
+        let layer = self.reserve();
         self.make(layer, lower)
             .map_err(|source| PrepareError { layer, source })?;
         Ok(Active::new(Arc::clone(&self.inner), layer, lower.into()))
@@ -156,6 +156,22 @@ impl Snapshots {
     /// Takes up a layer again that was left with [`Active::leave`], maybe by an earlier process.
     pub fn resume(&self, layer: LayerId, lower: &[LayerId]) -> Active {
         Active::new(Arc::clone(&self.inner), layer, lower.into())
+    }
+
+    /// A number for [`Snapshots::renumber`].
+    pub fn reserve(&self) -> LayerId {
+        LayerId(self.inner.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Takes a committed layer that nobody mounts or names any more, to be changed. It goes on under
+    /// the number `to`, so that whatever is known of `from` cannot be taken for what is true of it.
+    ///
+    /// # Errors
+    /// When its directory cannot be renamed.
+    pub fn renumber(&self, from: LayerId, to: LayerId) -> io::Result<Active> {
+        self.inner.groups.forget(from);
+        fs::rename(self.inner.dir(from), self.inner.dir(to))?;
+        Ok(self.resume(to, &[]))
     }
 
     /// Mounts a stack of layers (lowest first) read-only and detached. Whiteouts do not show, also

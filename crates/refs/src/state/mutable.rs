@@ -1,6 +1,6 @@
 //! Mutable directories in the index.
 
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use snapshot::LayerId;
@@ -59,7 +59,7 @@ pub(crate) enum Acquired {
     /// This one, idle before, is now in use.
     Taken(MutableKey),
     /// This one is in use by others who share it.
-    Joined(std::sync::Arc<InUse>),
+    Joined(Arc<InUse>),
     /// None fits: a new one is to be made.
     Create,
     /// It must first be given back.
@@ -213,23 +213,31 @@ impl State {
         self.move_mutable(key, Dir::Frozen(layer), effects);
     }
 
-    /// Takes an idle directory whose files are still those of a layer; `false` if it is none.
-    pub(crate) fn take_frozen(&mut self, key: MutableKey) -> bool {
-        let Some(entry) = self.mutables.get_mut(&key) else {
-            return false;
+    /// Makes the files of a frozen directory its own again, under the number `to`, and removes the ref
+    /// that they were frozen to. Answers the number under which they still are; `None` if somebody
+    /// else has the ref or its layer, or the directory is not frozen.
+    pub(crate) fn take_back(
+        &mut self,
+        key: MutableKey,
+        to: LayerId,
+        effects: &mut Effects,
+    ) -> Option<LayerId> {
+        let Dir::Frozen(layer) = self.mutables.get(&key)?.dir else {
+            return None;
         };
-        let frozen = entry.is_idle() && matches!(entry.dir, Dir::Frozen(_));
-        if frozen {
-            entry.in_use = Use::Exclusive;
+        let entry = self.layers.get_mut(&layer)?;
+        let owner = entry.owner;
+        // The ref itself and this directory.
+        let has_others = entry.users > 2;
+        let state = self.refs.get(&owner)?;
+        if has_others || state.uses > 0 || state.images > 0 || *state.layers != [layer] {
+            return None;
         }
-        frozen
-    }
-
-    /// Puts a directory back as if it had not been taken.
-    pub(crate) fn put_back(&mut self, key: MutableKey) {
-        if let Some(entry) = self.mutables.get_mut(&key) {
-            entry.in_use = Use::Idle;
-        }
+        // What is not the layer's any more is not removed with it.
+        let from = Arc::make_mut(&mut entry.layer).snapshot.take()?;
+        self.move_mutable(key, Dir::Own(to), effects);
+        self.remove_ref(owner, effects);
+        Some(from)
     }
 
     /// Lets its key no longer find a directory, which goes when it is given back.

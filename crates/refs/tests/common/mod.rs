@@ -36,6 +36,15 @@ pub(crate) fn open(root: &Path) -> Refs {
     Refs::open(db, snapshots, content, Options { clock: now }).unwrap()
 }
 
+/// What is in `root` at this moment, as a killed process would leave it.
+pub(crate) fn copy(root: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    let mut command = std::process::Command::new("cp");
+    command.arg("-a").arg(root.join(".")).arg(copy.path());
+    assert!(command.status().unwrap().success());
+    copy
+}
+
 pub(crate) fn meta(description: &str) -> Meta {
     Meta {
         description: description.to_owned(),
