@@ -16,7 +16,7 @@ use crate::fixture::{Fixture, LIMIT, Ran, run, tool};
 use crate::graph::{self, Graph};
 
 /// The program under another name.
-fn called(name: &str, directory: &Path) -> PathBuf {
+pub(crate) fn called(name: &str, directory: &Path) -> PathBuf {
     let link = directory.join(name);
     if !link.exists() {
         std::os::unix::fs::symlink(program().unwrap(), &link).unwrap();
@@ -109,7 +109,7 @@ fn buildctl_tells_of_workers_and_what_they_keep() {
     let info = buildctl(&["debug", "info"]);
     assert!(
         info.ok()
-            .starts_with("BuildKit: github.com/moby/buildkit v0.")
+            .starts_with("BuildKit:   github.com/moby/buildkit v0.")
     );
 
     let kept = buildctl(&["du"]);
@@ -167,7 +167,7 @@ fn buildctl_tells_of_builds_that_are_over() {
     let build = name(&listed).unwrap();
     let logs = buildctl(&["debug", "logs", &build]);
     logs.ok();
-    assert!(logs.stderr.contains("hello from the step"), "{logs:?}");
+    assert!(logs.stdout.contains("hello from the step"), "{logs:?}");
 
     // What is pinned stays.
     buildctl(&["debug", "ctl", &build, "--pin"]).ok();

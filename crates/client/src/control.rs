@@ -8,6 +8,7 @@ use proto::control::control_client::ControlClient;
 use proto::control::{self as wire};
 use rpc::MAX_MESSAGE_SIZE;
 use rpc::address::Address;
+use rpc::helper::Helper;
 use rpc::tls::TlsFiles;
 use tonic::transport::Channel;
 
@@ -28,6 +29,8 @@ pub struct Version {
     pub version: String,
     /// The revision of its source.
     pub revision: String,
+    /// The version of its built-in frontend.
+    pub dockerfile: String,
 }
 
 /// One worker of a daemon.
@@ -43,6 +46,21 @@ pub struct WorkerRecord {
     pub version: Version,
     /// When it throws away what is not used, in order.
     pub gc_policies: Vec<GcPolicy>,
+    /// The devices that it has for steps.
+    pub devices: Vec<Device>,
+}
+
+/// A device of a worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Device {
+    /// Its name.
+    pub name: String,
+    /// Whether builds need not be granted it.
+    pub auto_allow: bool,
+    /// What else is known of it.
+    pub annotations: BTreeMap<String, String>,
+    /// Whether it is made when it is first asked for.
+    pub on_demand: bool,
 }
 
 /// What a worker throws away by itself; sizes in bytes, 0 for no bound.
@@ -107,7 +125,8 @@ pub struct PruneOptions {
 }
 
 impl Client {
-    /// Connects to `address`: `unix://<path>` or `tcp://<host>:<port>`.
+    /// Connects to `address`: `unix://<path>`, `tcp://<host>:<port>`, or one of those that are reached
+    /// through a program, such as `docker-container://<name>` and `ssh://<host>`.
     pub async fn connect(address: &str) -> Result<Client, ConnectFailed> {
         Client::connect_with(address, None).await
     }
@@ -117,6 +136,16 @@ impl Client {
         address: &str,
         tls: Option<&TlsFiles>,
     ) -> Result<Client, ConnectFailed> {
+        if let Some(helper) = Helper::of(address)? {
+            let channel = rpc::connect::connect_through(&helper).await;
+            let through = |source| ConnectFailed::Through {
+                address: address.to_owned(),
+                source,
+            };
+            return Ok(Client {
+                channel: channel.map_err(through)?,
+            });
+        }
         let parsed: Address = address.parse().map_err(|source| ConnectFailed::Address {
             address: address.to_owned(),
             source,
@@ -206,6 +235,7 @@ fn worker(record: proto::types::WorkerRecord) -> WorkerRecord {
         platforms: record.platforms.into_iter().map(platform).collect(),
         version: version(record.buildkit_version),
         gc_policies: record.gc_policy.into_iter().map(gc_policy).collect(),
+        devices: record.cdi_devices.into_iter().map(device).collect(),
     }
 }
 
@@ -215,6 +245,16 @@ fn version(version: Option<proto::types::BuildkitVersion>) -> Version {
         package: version.package,
         version: version.version,
         revision: version.revision,
+        dockerfile: version.dockerfile_version,
+    }
+}
+
+fn device(device: proto::types::CdiDevice) -> Device {
+    Device {
+        name: device.name,
+        auto_allow: device.auto_allow,
+        annotations: device.annotations,
+        on_demand: device.on_demand,
     }
 }
 

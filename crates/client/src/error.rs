@@ -16,6 +16,17 @@ pub enum ConnectFailed {
         /// What is wrong with it.
         source: rpc::address::AddressError,
     },
+    /// There is no program for the address.
+    #[error("cannot connect")]
+    Helper(#[from] rpc::helper::HelperError),
+    /// Nobody answers at the other end of the program.
+    #[error("no daemon answers at `{address}`")]
+    Through {
+        /// As it was given.
+        address: String,
+        /// Why not.
+        source: rpc::BoxError,
+    },
     /// Nobody answers there.
     #[error("no daemon answers")]
     Connect(#[from] rpc::connect::ConnectError),

@@ -1,5 +1,6 @@
 //! The calls about builds that ended.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use futures::{Stream, StreamExt};
@@ -49,6 +50,52 @@ pub struct BuildRecord {
     pub result: String,
     /// The predicate types and the digests of what is attested of its results.
     pub attestations: Vec<(String, String)>,
+    /// The frontend's options.
+    pub attrs: BTreeMap<String, String>,
+    /// The types of its exporters, and their options.
+    pub exporters: Vec<(String, BTreeMap<String, String>)>,
+    /// What the exporters said.
+    pub response: BTreeMap<String, String>,
+    /// The gRPC code of its failure; 0 when there is none.
+    pub error_code: i32,
+    /// The whole failure.
+    pub whole_error: Option<Blob>,
+    /// Its progress.
+    pub logs: Option<Blob>,
+    /// Its trace.
+    pub trace: Option<Blob>,
+    /// What it made.
+    pub made: Option<Made>,
+    /// What it made for each platform.
+    pub made_for: BTreeMap<String, Made>,
+    /// How many steps ended.
+    pub completed_steps: i32,
+    /// How many warnings there were.
+    pub warnings: i32,
+}
+
+/// Names something that the daemon keeps, which [`Client::read_blob`] reads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Blob {
+    /// What it is.
+    pub media_type: String,
+    /// Its digest.
+    pub digest: String,
+    /// Its size in bytes.
+    pub size: i64,
+    /// What else is known of it.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// What a build made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Made {
+    /// By its first exporter.
+    pub first: Option<Blob>,
+    /// What is attested of it.
+    pub attestations: Vec<Blob>,
+    /// By each exporter.
+    pub by_exporter: BTreeMap<i64, Blob>,
 }
 
 impl Client {
@@ -120,6 +167,16 @@ impl Client {
         .await
     }
 
+    /// Has the daemon keep the trace of a build that ended, without waiting for more of it.
+    pub async fn finalize_build(&self, build_ref: &str) -> Result<(), CallFailed> {
+        self.update_build(wire::UpdateBuildHistoryRequest {
+            r#ref: build_ref.to_owned(),
+            finalize: true,
+            ..wire::UpdateBuildHistoryRequest::default()
+        })
+        .await
+    }
+
     /// Removes the record of a build.
     pub async fn delete_build(&self, build_ref: &str) -> Result<(), CallFailed> {
         self.update_build(wire::UpdateBuildHistoryRequest {
@@ -178,12 +235,16 @@ fn record(record: wire::BuildHistoryRecord) -> BuildRecord {
         (kind.cloned().unwrap_or_default(), descriptor.digest.clone())
     });
     let attestations = attestations.collect();
-    let result = record.result.and_then(|result| result.result_deprecated);
+    let made_for = record.results.into_iter();
+    let exporters = record.exporters.into_iter();
+    let result = record.result.clone();
+    let result = result.and_then(|result| result.result_deprecated);
     BuildRecord {
         build_ref: record.r#ref,
         frontend: record.frontend,
         created: time(record.created_at),
         completed: time(record.completed_at),
+        error_code: record.error.as_ref().map_or(0, |error| error.code),
         error: record.error.map(|error| error.message).unwrap_or_default(),
         pinned: record.pinned,
         generation: record.generation,
@@ -193,5 +254,33 @@ fn record(record: wire::BuildHistoryRecord) -> BuildRecord {
             .map(|descriptor| descriptor.digest)
             .unwrap_or_default(),
         attestations,
+        attrs: record.frontend_attrs,
+        exporters: exporters.map(|e| (e.r#type, e.attrs)).collect(),
+        response: record.exporter_response,
+        whole_error: record.external_error.map(blob),
+        logs: record.logs.map(blob),
+        trace: record.trace.map(blob),
+        made: record.result.map(made),
+        made_for: made_for.map(|(key, value)| (key, made(value))).collect(),
+        completed_steps: record.num_completed_steps,
+        warnings: record.num_warnings,
+    }
+}
+
+fn blob(descriptor: wire::Descriptor) -> Blob {
+    Blob {
+        media_type: descriptor.media_type,
+        digest: descriptor.digest,
+        size: descriptor.size,
+        annotations: descriptor.annotations,
+    }
+}
+
+fn made(info: wire::BuildResultInfo) -> Made {
+    let by_exporter = info.results.into_iter();
+    Made {
+        first: info.result_deprecated.map(blob),
+        attestations: info.attestations.into_iter().map(blob).collect(),
+        by_exporter: by_exporter.map(|(key, value)| (key, blob(value))).collect(),
     }
 }

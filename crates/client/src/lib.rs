@@ -11,15 +11,17 @@ pub mod containers;
 mod control;
 mod definition;
 pub mod docker_config;
+mod dump;
 mod error;
 pub mod history;
 pub mod progress;
 pub mod session;
 mod solve;
 
-pub use control::{Client, GcPolicy, PruneOptions, UsageRecord, Version, WorkerRecord};
+pub use control::{Client, Device, GcPolicy, PruneOptions, UsageRecord, Version, WorkerRecord};
 pub use rpc::tls::TlsFiles;
 
 pub use definition::{ReadError, SourcePolicy, read_graph};
+pub use dump::{DumpedOp, dump_graph};
 pub use error::{BuildError, CallFailed, ConnectFailed};
 pub use solve::{CacheEntry, Exporter, SolveRequest, SolveResponse};

@@ -37,6 +37,8 @@ pub struct SolveRequest {
     pub source_policy: Option<SourcePolicy>,
     /// What the build may do that builds usually may not.
     pub entitlements: Vec<String>,
+    /// Whether steps reach the network only through the daemon.
+    pub proxy_network: bool,
     /// Whether the build leaves no history.
     pub is_internal: bool,
 }
@@ -147,6 +149,7 @@ impl SolveRequest {
             source_policy: self.source_policy.map(|policy| policy.0),
             entitlements: self.entitlements,
             internal: self.is_internal,
+            proxy_network: self.proxy_network,
             exporters: self.exporters.into_iter().map(exporter).collect(),
             ..wire::SolveRequest::default()
         }

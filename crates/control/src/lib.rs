@@ -10,6 +10,7 @@ mod paced;
 mod request;
 mod service;
 mod status;
+mod trace;
 mod usage;
 
 pub use history::{History, HistoryError, Retention};

@@ -13,6 +13,7 @@ use proto::pb;
 use proto::types;
 use rpc::tunnel;
 use session::{Identity, Sessions};
+use spans::{Recorder, SpanContext};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::mpsc;
@@ -23,6 +24,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::content::Store;
 use crate::history::{self, Blob, History};
+use crate::trace::Trace;
 use crate::{failure, paced, request, status, usage};
 
 /// Header with the daemon's time, by which clients correct the clocks of what they show.
@@ -50,22 +52,30 @@ pub struct Control {
     engine: Engine,
     sessions: Sessions,
     history: History,
+    recorder: Recorder,
     version: Version,
 }
 
 impl Control {
     /// Builds with `engine` for the clients whose sessions are in `sessions`, and keeps records of
-    /// it in `history`.
-    pub fn new(engine: Engine, sessions: Sessions, history: History, version: Version) -> Control {
+    /// it in `history`, with what `recorder` has of their traces.
+    pub fn new(
+        engine: Engine,
+        sessions: Sessions,
+        history: History,
+        recorder: Recorder,
+        version: Version,
+    ) -> Control {
         Control {
             engine,
             sessions,
             history,
+            recorder,
             version,
         }
     }
 
-    /// All that a daemon answers: this service, health and reflection.
+    /// All that a daemon answers: this service, those beside it, health and reflection.
     ///
     /// # Panics
     /// Never: the descriptors that reflection answers with are our own.
@@ -85,6 +95,7 @@ impl Control {
         Routes::new(control)
             .add_service(self.engine.driven().service().server())
             .add_service(Store::server(self.history.clone()))
+            .add_service(self.recorder.server())
             .add_service(health)
             .add_service(v1)
             .add_service(alpha)
@@ -190,6 +201,8 @@ impl ControlApi for Control {
     }
 
     async fn solve(&self, request: Request<wire::SolveRequest>) -> Answer<wire::SolveResponse> {
+        let call = request.extensions().get::<SpanContext>().copied();
+        let mut trace = call.map(|call| Trace::begin(&self.recorder, call));
         let request = request.into_inner();
         let record = (!request.internal).then(|| history::of_request(&request));
         // Policies may have expressions that take a while to compile.
@@ -200,11 +213,19 @@ impl ControlApi for Control {
             .map_err(|error| failure::status(&error))?;
         // Closed as cancelled if the client goes away.
         let mut recording = None;
-        let begun = |log: &Arc<Log>| {
-            let begin = |record| self.history.begin(record, log.clone(), self.engine.clone());
-            recording = record.map(begin);
+        let mut unrecorded = None;
+        let begun = |log: &Arc<Log>| match record {
+            Some(record) => {
+                let (log, engine) = (log.clone(), self.engine.clone());
+                recording = Some(self.history.begin(record, log, trace.take(), engine));
+            }
+            None => unrecorded = trace.take().map(|trace| (trace, log.clone())),
         };
-        match self.engine.solve(request, begun).await {
+        let solved = self.engine.solve(request, begun).await;
+        if let Some((trace, log)) = unrecorded {
+            trace.record(&log);
+        }
+        match solved {
             Ok(finished) => {
                 if let Some(recording) = recording {
                     recording.succeeded(&finished);
@@ -265,8 +286,9 @@ impl ControlApi for Control {
         &self,
         request: Request<Streaming<wire::BytesMessage>>,
     ) -> Answer<Self::SessionStream> {
-        let identity = Identity::from_metadata(request.metadata())
+        let mut identity = Identity::from_metadata(request.metadata())
             .map_err(|error| Status::invalid_argument(rpc::status::chain(&error)))?;
+        identity.trace = request.extensions().get().copied();
         let incoming = request.into_inner();
         let (outgoing, messages) = tunnel::outgoing();
         let (sessions, id) = (self.sessions.clone(), identity.id.clone());
@@ -312,7 +334,7 @@ impl ControlApi for Control {
         if request.delete {
             self.history.delete(&request.r#ref).await?;
         } else if request.finalize {
-            self.history.settled(Some(&request.r#ref)).await;
+            self.history.finalize(&request.r#ref).await;
         } else {
             self.history.pin(&request.r#ref, request.pinned).await?;
         }

@@ -1,5 +1,7 @@
 //! `buildctl`: what builders and operators ask of a daemon, in the words of BuildKit's client.
 
+mod format;
+mod graph;
 mod history;
 mod table;
 mod usage;
@@ -16,13 +18,16 @@ use std::process::ExitCode;
 use std::time::Duration;
 use std::{io, thread};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use client::{Client, TlsFiles};
 
 use crate::cli::build;
 use crate::error;
 use crate::paths::Family;
+
+/// Bytes that are carried at once: as many as a pipe holds.
+const BUFFER: usize = 64 << 10;
 
 /// Speaks to a build daemon.
 #[derive(Debug, Parser)]
@@ -79,20 +84,20 @@ enum Buildctl {
     Build(Box<build::buildctl::Arguments>),
     Du(usage::Du),
     Prune(usage::Prune),
-    /// Throw away the records of builds that are not pinned.
-    PruneHistories,
+    PruneHistories(history::PruneHistories),
     /// Look into the daemon.
-    #[command(subcommand)]
-    Debug(Debug),
+    Debug {
+        #[command(subcommand)]
+        command: Option<Debug>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
 enum Debug {
+    DumpLlb(graph::DumpLlb),
     Workers(workers::Workers),
-    /// Show the daemon's version.
-    Info,
-    /// List the builds that are remembered.
-    Histories,
+    Info(workers::Info),
+    Histories(history::Histories),
     Logs(history::Logs),
     Ctl(history::Ctl),
     Get(history::Get),
@@ -118,11 +123,19 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         return Ok(());
     }
     let connection = arguments.connection;
-    let Some(command) = arguments.command else {
-        bail!("no command given; see `buildctl --help`");
+    let command = match arguments.command {
+        None => return help(&[]),
+        Some(Buildctl::Debug { command: None }) => return help(&["debug"]),
+        Some(command) => command,
     };
     if matches!(command, Buildctl::DialStdio) {
         return dial_stdio(&connection.address());
+    }
+    if let Buildctl::Debug {
+        command: Some(Debug::DumpLlb(arguments)),
+    } = &command
+    {
+        return graph::dump(arguments);
     }
     crate::cli::block_on(async move {
         let client = connection.connect().await?;
@@ -131,18 +144,31 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             Buildctl::Build(arguments) => build::buildctl::run(&client, *arguments).await,
             Buildctl::Du(arguments) => usage::du(&client, arguments).await,
             Buildctl::Prune(arguments) => usage::prune(&client, arguments).await,
-            Buildctl::PruneHistories => history::prune(&client).await,
-            Buildctl::Debug(Debug::Histories) => history::list(&client).await,
-            Buildctl::Debug(Debug::Logs(arguments)) => history::logs(&client, arguments).await,
-            Buildctl::Debug(Debug::Ctl(arguments)) => history::ctl(&client, arguments).await,
-            Buildctl::Debug(Debug::Get(arguments)) => history::get(&client, arguments).await,
-            Buildctl::Debug(Debug::Monitor(arguments)) => {
-                history::monitor(&client, arguments).await
-            }
-            Buildctl::Debug(Debug::Workers(arguments)) => workers::list(&client, arguments).await,
-            Buildctl::Debug(Debug::Info) => workers::info(&client).await,
+            Buildctl::PruneHistories(arguments) => history::prune(&client, arguments).await,
+            Buildctl::Debug { command } => match command {
+                None | Some(Debug::DumpLlb(_)) => Ok(()),
+                Some(Debug::Histories(arguments)) => history::list(&client, arguments).await,
+                Some(Debug::Logs(arguments)) => history::logs(&client, arguments).await,
+                Some(Debug::Ctl(arguments)) => history::ctl(&client, arguments).await,
+                Some(Debug::Get(arguments)) => history::get(&client, arguments).await,
+                Some(Debug::Monitor(arguments)) => history::monitor(&client, arguments).await,
+                Some(Debug::Workers(arguments)) => workers::list(&client, arguments).await,
+                Some(Debug::Info(arguments)) => workers::info(&client, arguments).await,
+            },
         }
     })
+}
+
+/// What can be given to a command that needs more.
+fn help(path: &[&str]) -> anyhow::Result<()> {
+    let mut command = <Arguments as clap::CommandFactory>::command();
+    let mut wanted = &mut command;
+    for name in path {
+        wanted = wanted
+            .find_subcommand_mut(name)
+            .context("no such command")?;
+    }
+    wanted.print_help().context("failed to print")
 }
 
 impl Connection {
@@ -227,11 +253,26 @@ fn carry<S: Read + Write + Send + 'static>(
     let mut output = own(io::stdout().as_fd()).context("failed to open standard output")?;
     thread::spawn(move || {
         // An error here shows as an end on the other direction.
-        let _ = io::copy(&mut input, &mut sender);
+        let _ = pass_on(&mut input, &mut sender);
         let _ = end(&sender);
     });
-    io::copy(&mut socket, &mut output).context("failed to carry the daemon's answer")?;
-    Ok(())
+    pass_on(&mut socket, &mut output).context("failed to carry the daemon's answer")
+}
+
+/// Carries what comes until nothing will.
+///
+/// The standard library's `copy` has the kernel do it, which keeps the pipe at the other end locked while it
+/// waits: who reads from it then waits for what comes next.
+fn pass_on(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => to.write_all(&buffer[..count])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 #[cfg(test)]

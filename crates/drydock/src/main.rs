@@ -23,6 +23,7 @@ mod output;
 mod paths;
 mod personality;
 mod progress;
+mod template;
 
 use std::process::ExitCode;
 

@@ -25,6 +25,10 @@ pub use packages::moby::exporter::v1 as exporter;
 pub use packages::moby::filesync::v1 as filesync;
 pub use packages::moby::sshforward::v1 as sshforward;
 pub use packages::moby::upload::v1 as upload;
+pub use packages::opentelemetry::proto::collector::trace::v1 as collector;
+pub use packages::opentelemetry::proto::common::v1 as telemetry;
+pub use packages::opentelemetry::proto::resource::v1 as resource;
+pub use packages::opentelemetry::proto::trace::v1 as trace;
 pub use packages::pb;
 pub use packages::stack;
 

@@ -9,6 +9,7 @@ use tonic::transport::{Channel, ClientTlsConfig, Endpoint, Uri};
 
 use crate::BoxError;
 use crate::address::Address;
+use crate::helper::Helper;
 use crate::tls::{TlsError, TlsFiles};
 
 /// How long a daemon may take to accept a connection.
@@ -81,6 +82,20 @@ pub async fn connect(address: &Address, tls: Option<&TlsFiles>) -> Result<Channe
         }
         Address::Fd(_) => Err(ConnectError::NotCallable(address.clone())),
     }
+}
+
+/// Connects through a program.
+///
+/// # Errors
+/// It is not there, or no daemon answers at its other end.
+pub async fn connect_through(helper: &Helper) -> Result<Channel, BoxError> {
+    let helper = helper.clone();
+    let connector = tower::service_fn(move |_: Uri| {
+        let piped = helper.start();
+        async move { Ok::<_, io::Error>(TokioIo::new(piped?)) }
+    });
+    let endpoint = endpoint("http://localhost")?;
+    Ok(endpoint.connect_with_connector(connector).await?)
 }
 
 fn endpoint(uri: &str) -> Result<Endpoint, BoxError> {

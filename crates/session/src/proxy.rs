@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use spans::Recorder;
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Service, ServiceExt as _};
@@ -26,12 +27,25 @@ const WAIT: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Proxy {
     sessions: Sessions,
+    recorder: Option<Recorder>,
 }
 
 impl Proxy {
     /// Carries calls to `sessions`.
     pub fn new(sessions: Sessions) -> Proxy {
-        Proxy { sessions }
+        Proxy {
+            sessions,
+            recorder: None,
+        }
+    }
+
+    /// Records the calls to sessions that belong to a trace.
+    #[must_use]
+    pub fn recorded(self, recorder: Recorder) -> Proxy {
+        Proxy {
+            recorder: Some(recorder),
+            ..self
+        }
     }
 }
 
@@ -45,9 +59,9 @@ impl Service<http::Request<Body>> for Proxy {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let sessions = self.sessions.clone();
+        let proxy = self.clone();
         async move {
-            Ok(forward(&sessions, request)
+            Ok(forward(&proxy, request)
                 .await
                 .unwrap_or_else(Status::into_http))
         }
@@ -56,7 +70,7 @@ impl Service<http::Request<Body>> for Proxy {
 }
 
 async fn forward(
-    sessions: &Sessions,
+    proxy: &Proxy,
     mut request: http::Request<Body>,
 ) -> Result<http::Response<Body>, Status> {
     let id = request
@@ -64,7 +78,7 @@ async fn forward(
         .remove(HEADER)
         .and_then(|value| value.to_str().map(str::to_owned).ok())
         .ok_or_else(|| Status::invalid_argument("the call names no session"))?;
-    let session = sessions.get(&id, WAIT).await.map_err(|_| gone(&id))?;
+    let session = proxy.sessions.get(&id, WAIT).await.map_err(|_| gone(&id))?;
     let path = request.uri().path();
     if !session.supports(path) {
         return Err(Status::unimplemented(format!(
@@ -72,7 +86,17 @@ async fn forward(
         )));
     }
     let closed = session.closed();
-    let call = session.channel().oneshot(request);
+    let channel = session.channel();
+    let call = match (&proxy.recorder, &session.identity.trace) {
+        (Some(recorder), Some(trace)) => {
+            let path = path.to_owned();
+            recorder
+                .calling(trace, &path, channel)
+                .oneshot(request)
+                .boxed()
+        }
+        _ => channel.oneshot(request).boxed(),
+    };
     tokio::select! {
         response = call => {
             response.map_err(|error| Status::unavailable(format!("session {id}: {error}")))

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::Stream;
 use proto::control::BytesMessage;
 use rpc::tunnel::{Outgoing, Tunnel, client_over};
+use spans::SpanContext;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
@@ -34,6 +35,8 @@ pub struct Identity {
     pub methods: BTreeSet<String>,
     /// How long a health check may take, when the client asks for more than the default.
     pub health_timeout: Option<Duration>,
+    /// The span that calls to the client are made for, if its build belongs to a trace.
+    pub trace: Option<SpanContext>,
 }
 
 impl Identity {
@@ -76,6 +79,7 @@ impl Identity {
             shared_key: text("x-docker-expose-session-sharedkey")?,
             methods,
             health_timeout,
+            trace: None,
         })
     }
 }

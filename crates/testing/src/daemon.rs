@@ -33,16 +33,28 @@ const PROGRAM: &str = "DRYDOCK_PROGRAM";
 pub struct Daemon {
     directory: TempDir,
     process: Child,
+    environment: Vec<(String, String)>,
 }
 
 impl Daemon {
     /// Starts a daemon on an empty state, configured by `config`, the text of a `drydockd.toml`.
     pub fn start(config: &str) -> Result<Daemon> {
+        Daemon::start_with(config, &[])
+    }
+
+    /// The same, with more in its environment.
+    pub fn start_with(config: &str, environment: &[(&str, &str)]) -> Result<Daemon> {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let environment: Vec<_> = environment.iter().map(owned).collect();
         let directory = TempDir::with_prefix("dd-")?;
         fs::write(directory.path().join("drydockd.toml"), config)?;
         fs::create_dir(directory.path().join("home"))?;
-        let process = spawn(directory.path())?;
-        let mut daemon = Daemon { directory, process };
+        let process = spawn(directory.path(), &environment)?;
+        let mut daemon = Daemon {
+            directory,
+            process,
+            environment,
+        };
         daemon.wait_until_it_listens()?;
         Ok(daemon)
     }
@@ -109,7 +121,7 @@ impl Daemon {
         if self.process.try_wait()?.is_none() {
             self.stop()?;
         }
-        self.process = spawn(self.directory.path())?;
+        self.process = spawn(self.directory.path(), &self.environment)?;
         self.wait_until_it_listens()
     }
 
@@ -173,7 +185,7 @@ fn socket(directory: &Path) -> PathBuf {
     directory.join("d.sock")
 }
 
-fn spawn(directory: &Path) -> Result<Child> {
+fn spawn(directory: &Path, environment: &[(String, String)]) -> Result<Child> {
     let log = File::options()
         .create(true)
         .append(true)
@@ -186,6 +198,7 @@ fn spawn(directory: &Path) -> Result<Child> {
         .arg(directory.join("drydockd.toml"))
         .arg(format!("--addr=unix://{}", socket(directory).display()))
         .env_remove("DRYDOCK_LOG")
+        .envs(environment.iter().cloned())
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)

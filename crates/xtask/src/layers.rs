@@ -33,6 +33,7 @@ const TABLE: &[(&str, Rank, bool)] = &[
     ("drydock-filesync", Rank::Product(2), true),
     ("drydock-solver", Rank::Product(2), false),
     ("drydock-frontend", Rank::Product(2), false),
+    ("drydock-spans", Rank::Product(2), true),
     ("drydock-refs", Rank::Product(3), false),
     ("drydock-session", Rank::Product(3), true),
     ("drydock-worker-client", Rank::Product(3), true),

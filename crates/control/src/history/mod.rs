@@ -1,13 +1,15 @@
 //! The history of builds: a record of each, its log and what it gave.
 //!
 //! A record is *active* while its build runs, *closing* while its log is written, which the build does
-//! not wait for, and then *kept* until a client or the limits of the configuration remove it.
+//! not wait for, and then *kept* until a client or the limits of the configuration remove it. Its trace
+//! comes a moment later.
 
 mod filter;
 mod listen;
 mod log;
 mod record;
 mod store;
+mod traces;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,6 +32,8 @@ pub(crate) use log::Blob;
 pub(crate) use record::of_request;
 
 use store::{Kept, Store};
+
+use crate::trace::Trace;
 
 /// How often old records are looked for.
 const SWEEP: Duration = Duration::from_secs(120);
@@ -64,6 +68,8 @@ struct Inner {
     closed: Notify,
     /// Shared, since the channel makes room for all that may wait when it is opened.
     events: broadcast::Sender<Arc<BuildHistoryEvent>>,
+    /// Held while a kept record is changed.
+    updates: Mutex<()>,
     runtime: Handle,
 }
 
@@ -71,6 +77,8 @@ struct Inner {
 struct State {
     /// Builds that run or whose records are being closed.
     active: HashMap<String, Active>,
+    /// Builds whose traces are awaited, and by what that ends now.
+    traced: HashMap<String, Arc<Notify>>,
 }
 
 struct Active {
@@ -87,6 +95,7 @@ impl History {
                 state: Mutex::default(),
                 closed: Notify::new(),
                 events: broadcast::Sender::new(EVENTS),
+                updates: Mutex::default(),
                 runtime: Handle::current(),
             }),
         };
@@ -109,6 +118,7 @@ impl History {
         &self,
         mut record: BuildHistoryRecord,
         log: Arc<Log>,
+        trace: Option<Trace>,
         engine: Engine,
     ) -> Recording {
         record.created_at = Some(SystemTime::now().into());
@@ -123,7 +133,7 @@ impl History {
         Recording {
             history: self.clone(),
             engine,
-            open: Some((record, log)),
+            open: Some((record, log, trace)),
         }
     }
 
@@ -167,6 +177,7 @@ impl History {
         self.settled(Some(name)).await;
         let (inner, name) = (self.inner.clone(), name.to_owned());
         self.reading(move |store| {
+            let _updating = inner.updating();
             let Some(mut record) = store.get(&name)? else {
                 return Ok(Err(Status::unknown(format!(
                     "failed to retrieve ref {name}: file does not exist"
@@ -186,9 +197,10 @@ impl History {
 
     /// Removes a record; one that is not there is gone already.
     pub(crate) async fn delete(&self, name: &str) -> Result<(), Status> {
-        self.settled(Some(name)).await;
+        self.finalize(name).await;
         let (inner, name) = (self.inner.clone(), name.to_owned());
         self.reading(move |store| {
+            let _updating = inner.updating();
             if let Some(record) = store.get(&name)? {
                 inner.remove(&record);
             }
@@ -240,6 +252,10 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn updating(&self) -> MutexGuard<'_, ()> {
+        self.updates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn tell(&self, kind: BuildHistoryEventType, record: BuildHistoryRecord) {
         // Nobody may be listening.
         let _ = self.events.send(Arc::new(BuildHistoryEvent {
@@ -273,14 +289,6 @@ impl Inner {
         Ok(())
     }
 
-    /// Keeps a blob that is in the store of blobs.
-    fn hold(&self, name: &str, blob: &Descriptor) {
-        let blobs = blob.digest.parse().into_iter().collect();
-        if let Err(error) = self.store.refs().hold(&store::owner(name), blobs) {
-            tracing::warn!(build = name, %error, "the log of a build is lost");
-        }
-    }
-
     /// Writes what is left to write of an ended build.
     fn close(
         &self,
@@ -298,7 +306,7 @@ impl Inner {
                 record.num_warnings = counts.warnings;
                 match written.bytes {
                     Some(blob) => blobs.push(blob),
-                    None => self.hold(&record.r#ref, &written.descriptor),
+                    None => self.hold(&record.r#ref, [Some(&written.descriptor)]),
                 }
                 record.logs = Some(written.descriptor);
             }
@@ -351,32 +359,33 @@ fn descriptor(media_type: &str, digest: &Digest, size: u64) -> Descriptor {
     }
 }
 
+type Open = (BuildHistoryRecord, Arc<Log>, Option<Trace>);
+
 /// The open record of a build. Dropped, the build was given up by its client.
 pub(crate) struct Recording {
     history: History,
     engine: Engine,
-    open: Option<(BuildHistoryRecord, Arc<Log>)>,
+    open: Option<Open>,
 }
 
 impl Recording {
     /// Closes the record of a build that went well. Returns before the record is written.
     pub(crate) fn succeeded(mut self, finished: &Finished) {
-        if let Some((record, log)) = self.open.take() {
-            self.close(record, log, Some(finished.clone()), None);
+        if let Some(open) = self.open.take() {
+            self.close(open, Some(finished.clone()), None);
         }
     }
 
     /// Closes the record of a build that failed.
     pub(crate) fn failed(mut self, error: &Status) {
-        if let Some((record, log)) = self.open.take() {
-            self.close(record, log, None, Some(error.clone()));
+        if let Some(open) = self.open.take() {
+            self.close(open, None, Some(error.clone()));
         }
     }
 
     fn close(
         &self,
-        mut record: BuildHistoryRecord,
-        log: Arc<Log>,
+        (mut record, log, trace): Open,
         finished: Option<Finished>,
         error: Option<Status>,
     ) {
@@ -387,21 +396,31 @@ impl Recording {
         }
         let engine = self.engine.clone();
         let runtime = inner.runtime.clone();
-        runtime.spawn_blocking(move || {
+        runtime.clone().spawn_blocking(move || {
+            let traced = trace.map(|trace| {
+                trace.record(&log);
+                let now = Arc::new(Notify::new());
+                let mut state = inner.state();
+                state.traced.insert(record.r#ref.clone(), now.clone());
+                (record.r#ref.clone(), now, trace.listening())
+            });
             let finished = finished.as_ref();
             let blobs = finished.map(|finished| record::add_results(&mut record, finished));
             inner.close(record, &log, blobs.unwrap_or_default(), error.as_ref());
             // From now on the log is read from the record.
             engine.forget(&log);
+            if let Some((name, now, listening)) = traced {
+                runtime.spawn(inner.keep_trace(name, now, listening));
+            }
         });
     }
 }
 
 impl Drop for Recording {
     fn drop(&mut self) {
-        if let Some((record, log)) = self.open.take() {
+        if let Some(open) = self.open.take() {
             let error = Status::new(Code::Cancelled, "context canceled");
-            self.close(record, log, None, Some(error));
+            self.close(open, None, Some(error));
         }
     }
 }

@@ -128,11 +128,11 @@ impl Store {
         // A record that is changed while it is fresh keeps its blobs at hand.
         let earlier = fresh.changes.remove(name).and_then(|change| change.kept);
         let kept = kept.map(|kept| match earlier {
-            Some(earlier) if kept.blobs.is_empty() => Arc::new(Kept {
+            Some(earlier) => Arc::new(Kept {
                 record: kept.record.clone(),
-                blobs: earlier.blobs.clone(),
+                blobs: [&earlier.blobs[..], &kept.blobs].concat(),
             }),
-            _ => kept,
+            None => kept,
         });
         fresh
             .changes

@@ -8,6 +8,7 @@ use futures::StreamExt as _;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
+use super::format::{self, Format};
 use super::table::Table;
 use crate::config::parse_duration;
 use crate::progress::bytes;
@@ -21,6 +22,8 @@ pub(super) struct Du {
     /// Tell all of each record.
     #[arg(long, short)]
     verbose: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 /// Throw away what is kept and not used.
@@ -47,13 +50,19 @@ pub(super) struct Prune {
     /// Tell all of each record.
     #[arg(long, short)]
     verbose: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 pub(super) async fn du(client: &Client, arguments: Du) -> anyhow::Result<()> {
     let is_all = arguments.filter.is_empty();
+    let template = arguments.format.template()?;
     let records = client.disk_usage(arguments.filter).await;
     let mut records = records.context("failed to call diskusage")?;
     records.sort_by(|a, b| (a.size, &a.id).cmp(&(b.size, &b.id)));
+    if let Some(template) = template {
+        return format::print(&template, &format::list(records.iter().map(format::usage)));
+    }
     let mut table = Table::default();
     if arguments.verbose {
         records
@@ -71,6 +80,7 @@ pub(super) async fn du(client: &Client, arguments: Du) -> anyhow::Result<()> {
 }
 
 pub(super) async fn prune(client: &Client, arguments: Prune) -> anyhow::Result<()> {
+    let template = arguments.format.template()?;
     let keep_duration = match arguments.keep_duration {
         None => Duration::ZERO,
         Some(text) => parse_duration(&text)
@@ -93,6 +103,10 @@ pub(super) async fn prune(client: &Client, arguments: Prune) -> anyhow::Result<(
     while let Some(record) = removed.next().await {
         let record = record.context("failed to prune")?;
         total += record.size;
+        if let Some(template) = &template {
+            format::print(template, &format::usage(&record))?;
+            continue;
+        }
         let mut table = Table::default();
         if arguments.verbose {
             verbose(&mut table, &record);
@@ -104,7 +118,9 @@ pub(super) async fn prune(client: &Client, arguments: Prune) -> anyhow::Result<(
         }
         print!("{}", table.render());
     }
-    println!("Total:\t{}", bytes(total));
+    if template.is_none() {
+        println!("Total:\t{}", bytes(total));
+    }
     Ok(())
 }
 
@@ -132,7 +148,7 @@ fn verbose(table: &mut Table, record: &UsageRecord) {
     if !record.parents.is_empty() {
         table.pair("Parents", record.parents.join(";"));
     }
-    table.pair("Created at", time(record.created));
+    table.pair("Created at", time_of_go(record.created));
     table.pair("Mutable", record.mutable);
     table.pair("Reclaimable", !record.in_use);
     table.pair("Shared", record.shared);
@@ -142,7 +158,7 @@ fn verbose(table: &mut Table, record: &UsageRecord) {
     }
     table.pair("Usage count", record.usage_count);
     if record.last_used.is_some() {
-        table.pair("Last used", time(record.last_used));
+        table.pair("Last used", time_of_go(record.last_used));
     }
     if !record.record_type.is_empty() {
         table.pair("Type", &record.record_type);
@@ -169,7 +185,7 @@ fn summary(records: &[UsageRecord]) -> Table {
 }
 
 /// As Go prints a time: without zeros at the end of the fraction.
-fn time(time: Option<SystemTime>) -> String {
+pub(super) fn time_of_go(time: Option<SystemTime>) -> String {
     // Go's zero time stands for none.
     let Some(time) = time else {
         return "0001-01-01 00:00:00 +0000 UTC".to_owned();
@@ -191,8 +207,8 @@ mod tests {
     #[test]
     fn times_and_sums_are_as_go_prints_them() {
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_500);
-        assert_eq!(time(Some(at)), "1970-01-01 00:00:01.5 +0000 UTC");
-        assert_eq!(time(None), "0001-01-01 00:00:00 +0000 UTC");
+        assert_eq!(time_of_go(Some(at)), "1970-01-01 00:00:01.5 +0000 UTC");
+        assert_eq!(time_of_go(None), "0001-01-01 00:00:00 +0000 UTC");
         let record = |size, shared| UsageRecord {
             size,
             shared,

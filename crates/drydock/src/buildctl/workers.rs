@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use client::{Client, GcPolicy, WorkerRecord};
+use client::{Client, Device, GcPolicy, WorkerRecord};
 
+use super::format::{self, Format};
 use super::table::Table;
 
 /// List workers.
@@ -16,11 +17,24 @@ pub(super) struct Workers {
     /// Tell all of each worker.
     #[arg(long, short)]
     verbose: bool,
+    #[command(flatten)]
+    format: Format,
+}
+
+/// Show the daemon's version.
+#[derive(Debug, clap::Args)]
+pub(super) struct Info {
+    #[command(flatten)]
+    format: Format,
 }
 
 pub(super) async fn list(client: &Client, arguments: Workers) -> anyhow::Result<()> {
+    let template = arguments.format.template()?;
     let workers = client.list_workers_matching(arguments.filter).await;
     let workers = workers.context("failed to list workers")?;
+    if let Some(template) = template {
+        return format::print(&template, &format::list(workers.iter().map(format::worker)));
+    }
     let mut table = Table::default();
     if arguments.verbose {
         workers
@@ -36,12 +50,21 @@ pub(super) async fn list(client: &Client, arguments: Workers) -> anyhow::Result<
     Ok(())
 }
 
-pub(super) async fn info(client: &Client) -> anyhow::Result<()> {
+pub(super) async fn info(client: &Client, arguments: Info) -> anyhow::Result<()> {
+    let template = arguments.format.template()?;
     let version = client.info().await.context("failed to call info")?;
-    println!(
-        "BuildKit: {} {} {}",
-        version.package, version.version, version.revision
-    );
+    if let Some(template) = template {
+        return format::print(&template, &format::info(&version));
+    }
+    // One column, set with spaces.
+    let (package, revision) = (&version.package, &version.revision);
+    match version.dockerfile.as_str() {
+        "" => println!("BuildKit: {package} {} {revision}", version.version),
+        dockerfile => {
+            println!("BuildKit:   {package} {} {revision}", version.version);
+            println!("Dockerfile: {dockerfile}");
+        }
+    }
     Ok(())
 }
 
@@ -54,13 +77,34 @@ fn verbose(table: &mut Table, worker: &WorkerRecord) {
         version.package, version.version, version.revision
     );
     table.pair("BuildKit", text);
+    if !version.dockerfile.is_empty() {
+        table.pair("Dockerfile", &version.dockerfile);
+    }
     table.line("Labels:");
     for (key, value) in &worker.labels {
         table.pair(&format!("\t{key}"), value);
     }
+    if !worker.devices.is_empty() {
+        devices(table, &worker.devices);
+    }
     for (number, policy) in worker.gc_policies.iter().enumerate() {
         table.line(&format!("GC Policy rule#{number}:"));
         rule(table, policy);
+    }
+    table.line("");
+}
+
+fn devices(table: &mut Table, devices: &[Device]) {
+    table.line("Devices:");
+    for device in devices {
+        table.pair("\tName", &device.name);
+        match device.on_demand {
+            true => table.pair("\tOnDemand", true),
+            false => table.pair("\tAutoAllow", device.auto_allow),
+        }
+        for (key, value) in &device.annotations {
+            table.line(&format!("\tAnnotations:\t{key}:\t{value}"));
+        }
     }
     table.line("");
 }

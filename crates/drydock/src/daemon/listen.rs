@@ -9,6 +9,7 @@ use rpc::address::Address;
 use rpc::calls::Calls;
 use rpc::listen::{ListenOptions, Listener, group_id, listen};
 use rpc::tls::TlsFiles;
+use spans::Serving;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::{Server, ServerTlsConfig};
@@ -85,11 +86,12 @@ pub(super) async fn bind(config: &Config) -> anyhow::Result<Listeners> {
 
 impl Listeners {
     /// Serves `routes` until `stop`; calls that run then are finished or cut off by the caller. All
-    /// are counted in `calls`.
+    /// are counted in `calls`, and recorded by `serving` if they belong to a trace.
     pub(super) async fn serve(
         self,
         routes: Routes,
         calls: Calls,
+        serving: Serving,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
         let plain = self.plain.into_iter().map(|listener| (listener, None));
@@ -100,6 +102,7 @@ impl Listeners {
             .map(|listener| (listener, tls.clone()));
         let serving = plain.chain(secured).map(|(listener, tls)| {
             let (routes, calls, stop) = (routes.clone(), calls.clone(), stop.clone());
+            let serving = serving.clone();
             async move {
                 let mut server = Server::builder();
                 if matches!(listener, Listener::Tcp(_)) {
@@ -117,6 +120,7 @@ impl Listeners {
                     .initial_connection_window_size(CONNECTION_WINDOW)
                     .http2_max_header_list_size(MAX_HEADERS)
                     .layer(calls)
+                    .layer(serving)
                     .add_routes(routes)
                     .serve_with_incoming_shutdown(listener, stopped)
                     .await

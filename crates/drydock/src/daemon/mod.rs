@@ -49,7 +49,12 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     let daemon = Daemon::start(&config).await?;
     let stop = CancellationToken::new();
     let calls = Calls::default();
-    let serving = listeners.serve(daemon.routes(), calls.clone(), stop.clone());
+    let serving = listeners.serve(
+        daemon.routes(),
+        calls.clone(),
+        daemon.serving(),
+        stop.clone(),
+    );
     tokio::pin!(serving);
     let probe = daemon.probe(calls.clone());
     let debugging = async {

@@ -17,6 +17,7 @@ use refs::{Db, PruneOptions, Refs};
 use rpc::calls::Calls;
 use session::{Proxy, Sessions};
 use snapshot::{Kind, Snapshots};
+use spans::Recorder;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use worker::{ClientRules, WorkerService};
@@ -33,6 +34,7 @@ pub(super) struct Daemon {
     engine: Engine,
     control: Control,
     history: History,
+    recorder: Recorder,
     worker: WorkerService,
     rules: ClientRules,
 }
@@ -60,8 +62,10 @@ impl Daemon {
         };
         let worker = WorkerService::new(parts, worker_options(config, &refs)?)?;
 
+        let recorder = recorder()?;
         let sessions = Sessions::new();
-        let connected = connect(&worker, sessions.clone()).await?;
+        let proxy = Proxy::new(sessions.clone()).recorded(recorder.clone());
+        let connected = connect(&worker, proxy).await?;
         let allowed = allowed(&config.insecure_entitlements, config.devices.enabled);
         let options = engine::Options {
             allowed,
@@ -81,12 +85,19 @@ impl Daemon {
             max_entries: config.history.max_entries,
         };
         let history = History::open(refs, retention);
-        let control = Control::new(engine.clone(), sessions.clone(), history.clone(), version);
+        let control = Control::new(
+            engine.clone(),
+            sessions.clone(),
+            history.clone(),
+            recorder.clone(),
+            version,
+        );
         Ok(Daemon {
             sessions,
             engine,
             control,
             history,
+            recorder,
             worker,
             rules: ClientRules {
                 host_network: allowed.network_host,
@@ -98,6 +109,11 @@ impl Daemon {
     pub(super) fn routes(&self) -> Routes {
         let worker = self.worker.client_server(self.rules);
         self.control.routes().add_service(worker)
+    }
+
+    /// What is recorded of the calls of clients.
+    pub(super) fn serving(&self) -> spans::Serving {
+        self.recorder.layer()
     }
 
     /// Whether no client, build or container needs the daemon.
@@ -120,7 +136,8 @@ impl Daemon {
     /// Ends builds and containers, and makes all that was recorded durable.
     pub(super) async fn shutdown(self) {
         self.engine.shutdown().await;
-        self.history.settled(None).await;
+        self.history.finish().await;
+        self.recorder.shutdown().await;
         self.worker.shutdown().await;
     }
 }
@@ -468,11 +485,16 @@ fn allowed(names: &[String], devices: bool) -> AllowedEntitlements {
     }
 }
 
+/// What keeps traces, and sends them on where the environment says so.
+fn recorder() -> anyhow::Result<Recorder> {
+    let program = std::env::args_os().next().unwrap_or_default();
+    let program = Path::new(&program).file_name().unwrap_or_default();
+    let exporter = spans::Exporter::from_environment().context("failed to set up traces")?;
+    Ok(Recorder::new(&program.to_string_lossy(), exporter))
+}
+
 /// Serves `worker` in memory, and connects to it as to one on another machine.
-async fn connect(
-    worker: &WorkerService,
-    sessions: Sessions,
-) -> anyhow::Result<worker_client::Worker> {
+async fn connect(worker: &WorkerService, proxy: Proxy) -> anyhow::Result<worker_client::Worker> {
     let (connector, incoming) = rpc::pipe::pipe();
     let server = Server::builder().add_service(worker.server());
     tokio::spawn(async move {
@@ -480,7 +502,7 @@ async fn connect(
             tracing::error!(%error, "the local worker has ended");
         }
     });
-    worker_client::Worker::connect(connector.channel(), Proxy::new(sessions))
+    worker_client::Worker::connect(connector.channel(), proxy)
         .await
         .context("failed to reach the local worker")
 }

@@ -1,12 +1,14 @@
 //! Shows a build while it runs: one trace of what is known, four ways to print it.
 
 mod interval;
+mod metrics;
 mod plain;
 mod rawjson;
 mod trace;
 mod tty;
 mod units;
 
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -16,6 +18,7 @@ use plain::Plain;
 use rawjson::RawJson;
 use tty::Tty;
 
+pub(crate) use metrics::Metrics;
 pub(crate) use units::bytes;
 
 /// How a build is shown.
@@ -41,10 +44,13 @@ const PRINT_INTERVAL: Duration = Duration::from_millis(100);
 /// Longest time that something known stays unprinted.
 pub(crate) const REFRESH_INTERVAL: Duration = Duration::from_millis(150);
 
+/// Standard output or standard error.
+type Out = Box<dyn Write + Send>;
+
 enum Printer {
-    Plain(Plain<io::Stderr>),
+    Plain(Plain<Out>),
     Tty(Tty),
-    RawJson(RawJson<io::Stderr>),
+    RawJson(RawJson<Out>),
     Quiet,
 }
 
@@ -53,6 +59,8 @@ pub(crate) struct Display {
     printer: Printer,
     printed: Option<Instant>,
     warnings: Vec<VertexWarning>,
+    copy: Option<RawJson<File>>,
+    metrics: Option<Metrics>,
 }
 
 impl Display {
@@ -66,15 +74,51 @@ impl Display {
             Mode::Auto if io::stderr().is_terminal() => Printer::Tty(Tty::new()),
             Mode::Tty if !io::stderr().is_terminal() => return Err(DisplayError::NoTerminal),
             Mode::Tty => Printer::Tty(Tty::new()),
-            Mode::Auto | Mode::Plain => Printer::Plain(Plain::new(io::stderr())),
-            Mode::Rawjson => Printer::RawJson(RawJson::new(io::stderr())),
+            Mode::Auto | Mode::Plain => Printer::Plain(Plain::new(Box::new(io::stderr()))),
+            Mode::Rawjson => Printer::RawJson(RawJson::new(Box::new(io::stderr()))),
             Mode::Quiet => Printer::Quiet,
         };
-        Ok(Display {
+        Ok(Display::of(printer))
+    }
+
+    /// The same on standard output, for what is over: it needs no picture.
+    pub(crate) fn on_stdout(mode: Mode) -> Result<Display, DisplayError> {
+        let mode = match mode {
+            Mode::Auto => from_environment()?,
+            Mode::Tty | Mode::Plain | Mode::Rawjson | Mode::Quiet => mode,
+        };
+        let out: Out = Box::new(io::stdout());
+        Ok(Display::of(match mode {
+            Mode::Auto | Mode::Tty | Mode::Plain => Printer::Plain(Plain::new(out)),
+            Mode::Rawjson => Printer::RawJson(RawJson::new(out)),
+            Mode::Quiet => Printer::Quiet,
+        }))
+    }
+
+    fn of(printer: Printer) -> Display {
+        Display {
             printer,
             printed: None,
             warnings: Vec::new(),
-        })
+            copy: None,
+            metrics: None,
+        }
+    }
+
+    /// Also writes every message to a file, as JSON.
+    pub(crate) fn copied_to(self, file: File) -> Display {
+        Display {
+            copy: Some(RawJson::new(file)),
+            ..self
+        }
+    }
+
+    /// Also has steps counted.
+    pub(crate) fn counted_by(self, metrics: Metrics) -> Display {
+        Display {
+            metrics: Some(metrics),
+            ..self
+        }
     }
 
     /// True if lines for people are printed.
@@ -85,6 +129,12 @@ impl Display {
     /// Takes a message in, and prints if the last print is long enough ago.
     pub(crate) fn update(&mut self, progress: Progress) {
         self.warnings.extend(progress.warnings.iter().cloned());
+        if let Some(copy) = &mut self.copy {
+            copy.update(&progress);
+        }
+        if let Some(metrics) = &self.metrics {
+            metrics.update(&progress);
+        }
         match &mut self.printer {
             Printer::Plain(plain) => plain.update(progress),
             Printer::Tty(tty) => tty.update(progress),

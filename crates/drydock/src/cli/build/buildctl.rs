@@ -1,7 +1,9 @@
 //! `buildctl build`: a build in the words of BuildKit's own client, which names everything itself.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,13 +16,13 @@ use super::outputs::{self, Output};
 use super::request::{self, Cache, Request};
 use super::solve::{self, Style};
 use super::{fields, report};
-use crate::progress::{Display, Mode};
+use crate::progress::{Display, Metrics, Mode};
 
 /// The prefix of options that are build arguments.
 const ARGUMENT: &str = "build-arg:";
 
 /// Largest graph that is read.
-const MAX_GRAPH: u64 = 16 << 20;
+pub(crate) const MAX_GRAPH: u64 = 16 << 20;
 
 /// Build with a frontend, or a graph from standard input.
 #[derive(Debug, clap::Args)]
@@ -70,6 +72,15 @@ pub(crate) struct Arguments {
     /// Write the build's name to a file.
     #[arg(long, value_name = "FILE")]
     ref_file: Option<PathBuf>,
+    /// Write all progress to a file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// Write how much was found in the build cache to a file, `stdout` or `stderr`.
+    #[arg(long, value_name = "FILE")]
+    debug_json_cache_metrics: Option<PathBuf>,
+    /// Let steps reach the network only through the daemon.
+    #[arg(long)]
+    proxy_network: bool,
 }
 
 /// Builds, and shows it.
@@ -78,7 +89,14 @@ pub(crate) async fn run(client: &Client, arguments: Arguments) -> anyhow::Result
     let mut request = request(&arguments)?;
     request.reference = reference.clone();
     let is_question = request.attrs.contains_key("requestid");
-    let display = Display::new(arguments.progress)?;
+    let mut display = Display::new(arguments.progress)?;
+    if let Some(path) = &arguments.trace {
+        display = display.copied_to(trace_file(path)?);
+    }
+    let metrics = Metrics::begin();
+    if arguments.debug_json_cache_metrics.is_some() {
+        display = display.counted_by(metrics.clone());
+    }
     let style = Style {
         details: false,
         prefix: "error: ",
@@ -86,6 +104,9 @@ pub(crate) async fn run(client: &Client, arguments: Arguments) -> anyhow::Result
     let built = solve::with_client(client, request, display, style).await;
     if let Some(path) = &arguments.ref_file {
         report::write(path, reference.as_bytes())?;
+    }
+    if let Some(path) = &arguments.debug_json_cache_metrics {
+        metrics.write(path)?;
     }
     let response = built?;
     if let Some(path) = &arguments.metadata_file
@@ -110,6 +131,16 @@ pub(crate) async fn run(client: &Client, arguments: Arguments) -> anyhow::Result
     Ok(())
 }
 
+/// Where progress is written to, behind what is there.
+fn trace_file(path: &Path) -> anyhow::Result<File> {
+    let opened = File::options()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path);
+    opened.with_context(|| format!("failed to open trace `{}`", path.display()))
+}
+
 fn request(arguments: &Arguments) -> anyhow::Result<Request> {
     let mut request = Request::of(Inputs::none());
     request.frontend = arguments.frontend.clone();
@@ -132,6 +163,7 @@ fn request(arguments: &Arguments) -> anyhow::Result<Request> {
         mode.or_insert_with(|| "min".to_owned());
     }
     request.entitlements = arguments.allow.clone();
+    request.proxy_network = arguments.proxy_network;
     if let Some(path) = &arguments.source_policy_file {
         let name = || format!("failed to read source-policy-file `{}`", path.display());
         let text = std::fs::read(path).with_context(name)?;

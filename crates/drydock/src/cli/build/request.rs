@@ -35,6 +35,8 @@ pub(super) struct Request {
     pub(super) cache_imports: Vec<Cache>,
     pub(super) cache_exports: Vec<Cache>,
     pub(super) entitlements: Vec<String>,
+    /// Whether steps reach the network only through the daemon.
+    pub(super) proxy_network: bool,
     /// Names this client and directory, so that files are not sent twice.
     pub(super) shared_key: String,
 }
@@ -90,6 +92,7 @@ impl Request {
             cache_imports: Vec::new(),
             cache_exports: Vec::new(),
             entitlements: Vec::new(),
+            proxy_network: false,
             shared_key: String::new(),
         }
     }

@@ -178,6 +178,7 @@ fn prepare(request: Request) -> anyhow::Result<(SolveRequest, Session, super::co
         cache_imports: imports.into_iter().map(cache).collect(),
         cache_exports: exports.into_iter().map(cache).collect(),
         entitlements: request.entitlements,
+        proxy_network: request.proxy_network,
         ..SolveRequest::default()
     };
     Ok((solve, session, request.inputs))
