@@ -419,7 +419,7 @@ impl Mutable {
             });
         }
         let snapshot = taken
-            .commit()
+            .commit_plain()
             .map_err(|source| failed(CommitError::Layer { id, source }))?;
         let layer = NewLayer::Here {
             snapshot,

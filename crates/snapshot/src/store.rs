@@ -208,6 +208,20 @@ impl Snapshots {
         }
     }
 
+    /// A stack of layers (lowest first) to be read, as [`Snapshots::view`] shows it; without a mount
+    /// where the directory of a layer looks the same (see [`Active::commit_plain`]).
+    ///
+    /// # Errors
+    /// When a layer is missing or the kernel refuses.
+    pub fn read(&self, layers: &[LayerId]) -> Result<RootDir, MountError> {
+        if let [layer] = layers
+            && self.inner.dir(*layer).join(PLAIN).exists()
+        {
+            return self.layer(*layer);
+        }
+        Ok(RootDir::from_fd(self.view(layers)?.into_fd()))
+    }
+
     /// The directory of a layer, in overlay form.
     ///
     /// # Errors
@@ -379,6 +393,9 @@ impl Snapshots {
 
 /// Says that somebody is at work in a layer that outlives the process.
 pub(crate) const BUSY: &str = "busy";
+
+/// Says that the files of a layer are all there is to it: none stands for a deletion.
+pub(crate) const PLAIN: &str = "plain";
 
 /// Where notes on a layer are kept, beside its files.
 pub(crate) const NOTES: &str = "notes";

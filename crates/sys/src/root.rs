@@ -156,10 +156,17 @@ impl RootDir {
     /// Creates the regular file `path`, which must not exist, readable by its owner only, for a
     /// caller that sets the mode when the content is there.
     pub fn create_private(&self, path: &Path) -> io::Result<File> {
+        self.create_new(path, 0o600)
+    }
+
+    /// Creates the regular file `path`, which must not exist, with what the process's umask and the
+    /// directory's default list leave of the permission bits `mode`: for a caller that looks at
+    /// what came of it when the content is there.
+    pub fn create_new(&self, path: &Path, mode: u32) -> io::Result<File> {
         let place = self.place(path)?;
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mode = Mode::RUSR | Mode::WUSR;
+        let mode = Mode::from_raw_mode(mode & 0o777);
         Ok(File::from(rustix::fs::openat(
             &place.dir, place.name, flags, mode,
         )?))

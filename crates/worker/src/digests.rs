@@ -77,7 +77,9 @@ pub(crate) async fn digest(
     let tree = shared.digests.tree(id);
     let snapshots = shared.refs.snapshots().clone();
     blocking(move || {
+        // What is found out is remembered, also when nobody waits for it any more.
         let root = View::of(&snapshots, &stack).map_err(Failure::host)?;
+        let root = root.holding(reference);
         tree.select_all(&root, &selectors)
             .map_err(|error| match &error {
                 ChecksumError::NotFound(_) => Failure::not_found(chain(&error)),

@@ -30,7 +30,11 @@ async fn view(
         .stack(&reference, &shared.job(job)?.sessions, None)
         .await?;
     let snapshots = shared.refs.snapshots().clone();
-    blocking(move || View::of(&snapshots, &stack).map_err(Failure::host)).await
+    blocking(move || {
+        let view = View::of(&snapshots, &stack).map_err(Failure::host)?;
+        Ok(view.holding(reference))
+    })
+    .await
 }
 
 fn missing(action: &str, path: &str, error: std::io::Error) -> Failure {

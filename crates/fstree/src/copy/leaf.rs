@@ -1,8 +1,8 @@
 //! Copying one thing that is not a directory.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 
 use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid};
@@ -86,9 +86,10 @@ impl LeafCopier<'_> {
             .src
             .open_seen_file(leaf.src_name())
             .map_err(CopyError::read(leaf.from))?;
-        let to = self.put(leaf, RootDir::create_private)?;
+        let mode = self.options.mode.apply(leaf.metadata.mode, false);
+        let to = self.put(leaf, |dst, name| dst.create_new(name, mode))?;
         let copied = copy_content(&from, &to, &leaf.metadata)
-            .and_then(|()| self.apply_to_file(&to, &leaf.metadata));
+            .and_then(|()| self.apply_to(to.as_fd(), &leaf.metadata));
         copied.map_err(CopyError::write(leaf.to))?;
         for (name, value) in xattrs_of(&from).map_err(CopyError::read(leaf.from))? {
             set_xattr(&name, || set_xattr_of(&to, &name, &value))
@@ -144,11 +145,19 @@ impl LeafCopier<'_> {
         dst.set_mtime(path, self.mtime(source), Follow::No)
     }
 
-    fn apply_to_file(self, file: &File, source: &Metadata) -> io::Result<()> {
+    /// The same for something that is open. What it has already is left alone: each change is one
+    /// more entry in the journal of the disk, and one look is less than that.
+    pub(super) fn apply_to(self, file: BorrowedFd<'_>, source: &Metadata) -> io::Result<()> {
+        let made = rustix::fs::fstat(file)?;
         let (uid, gid) = self.owner(source);
-        rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-        let mode = self.options.mode.apply(source.mode, false);
-        rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?;
+        if (made.st_uid, made.st_gid) != (uid, gid) {
+            rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        }
+        let is_dir = source.kind == FileKind::Dir;
+        let mode = Mode::from_raw_mode(self.options.mode.apply(source.mode, is_dir));
+        if Mode::from_raw_mode(made.st_mode) != mode {
+            rustix::fs::fchmod(file, mode)?;
+        }
         let ns = self.mtime(source);
         let time = Timespec {
             tv_sec: ns.div_euclid(1_000_000_000),

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use sys::root::{FileKind, Follow, Metadata, RootDir};
+use sys::root::{FileKind, Follow, Metadata, RootDir, set_xattr_of, xattrs_of};
 
 use super::leaf::{Leaf, LeafCopier, set_xattr, stat_if_any};
 use super::pool::{BATCH, Batch, Pool, Shared};
@@ -291,16 +291,16 @@ impl<'a> Copier<'a> {
     fn finish(&self, dir: &OpenDir) -> Result<(), CopyError> {
         match dir.made.unwrap_or(Finish::Nothing) {
             Finish::All => {
+                let write = || CopyError::write(&dir.dst);
+                let dst = self.dst.open_dir(&dir.dst).map_err(write())?;
                 self.leaves()
-                    .apply_by_path(self.dst, &dir.dst, &dir.metadata)
-                    .map_err(CopyError::write(&dir.dst))?;
-                let xattrs = self
-                    .src
-                    .xattrs(&dir.src)
-                    .map_err(CopyError::read(&dir.src))?;
-                for (name, value) in xattrs {
-                    set_xattr(&name, || self.dst.set_xattr(&dir.dst, &name, &value))
-                        .map_err(CopyError::write(&dir.dst))?;
+                    .apply_to(dst.as_fd(), &dir.metadata)
+                    .map_err(write())?;
+                let src = self.src.open_dir(&dir.src);
+                let xattrs = src.and_then(|src| xattrs_of(src.as_fd()));
+                for (name, value) in xattrs.map_err(CopyError::read(&dir.src))? {
+                    set_xattr(&name, || set_xattr_of(dst.as_fd(), &name, &value))
+                        .map_err(write())?;
                 }
                 Ok(())
             }
