@@ -151,7 +151,11 @@ impl Engine {
         request: BuildRequest,
         begun: impl FnOnce(&Arc<progress::Log>) + Send,
     ) -> Result<Finished, BuildError> {
-        build::run(self, request, begun).await
+        let outcome = build::run(self, request, begun).await;
+        outcome.map_err(|error| BuildError {
+            message: oci::redact_text(&error.message),
+            ..error
+        })
     }
 
     /// The progress of the build `name`, if it runs or has ended a moment ago.

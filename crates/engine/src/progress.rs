@@ -136,8 +136,16 @@ impl Log {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds an event; a closed log takes none.
-    pub fn push(&self, event: Event) {
+    /// Adds an event; a closed log takes none. Credentials in names and errors of vertices are masked:
+    /// they come from whoever described the build, and all see them, later also in the history.
+    pub fn push(&self, mut event: Event) {
+        if let Event::Vertex(vertex) = &mut event {
+            for text in [&mut vertex.name, &mut vertex.error] {
+                if text.contains('@') {
+                    *text = oci::redact_text(text);
+                }
+            }
+        }
         let mut state = self.lock();
         if state.closed {
             return;

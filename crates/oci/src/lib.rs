@@ -22,4 +22,4 @@ pub use manifest::{Descriptor, Index, Manifest, media_type};
 pub use path::RootedPath;
 pub use platform::{ParsePlatformError, Platform};
 pub use reference::{ParseReferenceError, Reference};
-pub use url::{UrlCredentials, redact_url};
+pub use url::{UrlCredentials, redact_text, redact_url};

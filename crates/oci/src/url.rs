@@ -17,6 +17,10 @@ impl<'a> UrlCredentials<'a> {
     /// Those in `url`. `None` if it has none, or is no URL.
     pub fn of(url: &'a str) -> Option<UrlCredentials<'a>> {
         let (scheme, rest) = url.split_once("://")?;
+        // What is before the `@` there is the name of an image, and after it its digest.
+        if scheme.starts_with("docker-image") || scheme.starts_with("oci-layout") {
+            return None;
+        }
         let authority = rest.split(['/', '?', '#']).next()?;
         let (credentials, _) = authority.rsplit_once('@')?;
         let (user, password) = match credentials.split_once(':') {
@@ -63,7 +67,7 @@ impl<'a> UrlCredentials<'a> {
         let name = if user.is_empty() { "" } else { MASK };
         match password {
             Some(_) => format!("{scheme}://{name}:{MASK}@{rest}"),
-            None if *scheme == "ssh" => format!("{scheme}://{user}@{rest}"),
+            None if scheme.ends_with("ssh") => format!("{scheme}://{user}@{rest}"),
             None => format!("{scheme}://{name}@{rest}"),
         }
     }
@@ -76,6 +80,26 @@ pub fn redact_url(value: &str) -> String {
         Some(url) => url.redacted(),
         None => value.to_owned(),
     }
+}
+
+/// A text as people may see it: the credentials of all URLs in it are masked, as [`redact_url`] does.
+pub fn redact_text(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let is_scheme =
+            |char: char| char.is_ascii_alphanumeric() || matches!(char, '+' | '-' | '.');
+        let scheme = rest[..at].trim_end_matches(is_scheme).len();
+        let after = at + "://".len();
+        let ends =
+            |char: char| char.is_whitespace() || matches!(char, '/' | '?' | '#' | '"' | '\'' | '`');
+        let end = rest[after..].find(ends).unwrap_or(rest.len() - after) + after;
+        shown.push_str(&rest[..scheme]);
+        shown.push_str(&redact_url(&rest[scheme..end]));
+        rest = &rest[end..];
+    }
+    shown.push_str(rest);
+    shown
 }
 
 /// Takes `%41` and the like for the bytes that they mean.
@@ -113,9 +137,30 @@ mod tests {
             ("ssh://git:pw@h/x", "ssh://xxxxx:xxxxx@h/x"),
             ("https://h/a:b@c", "https://h/a:b@c"),
             ("https://a:b@c@h?x", "https://xxxxx:xxxxx@h?x"),
+            ("git+ssh://git@h/x", "git+ssh://git@h/x"),
+            ("oci-layout://a@sha256:1", "oci-layout://a@sha256:1"),
             ("linux/amd64", "linux/amd64"),
         ] {
             assert_eq!(redact_url(value), wanted);
+        }
+    }
+
+    #[test]
+    fn credentials_are_masked_within_texts() {
+        for (text, wanted) in [
+            (
+                "ADD https://me:pw@h/x \"http://tok@h\" /y # a@b",
+                "ADD https://xxxxx:xxxxx@h/x \"http://xxxxx@h\" /y # a@b",
+            ),
+            (
+                "RUN git clone --x=https://a:b@c@h?x && echo é://ü:ö@x",
+                "RUN git clone --x=https://xxxxx:xxxxx@h?x && echo é://xxxxx:xxxxx@x",
+            ),
+            ("://:// a@b ://u@", "://:// a@b ://xxxxx@"),
+            ("docker-image://a@sha256:1", "docker-image://a@sha256:1"),
+            ("no URL: me@h", "no URL: me@h"),
+        ] {
+            assert_eq!(redact_text(text), wanted);
         }
     }
 

@@ -3,11 +3,14 @@
 mod direct;
 pub(crate) mod exec;
 mod file;
+mod log;
 pub(crate) mod mounts;
 mod owner;
 mod secret;
 pub(crate) mod ssh;
 mod untouched;
+
+pub use log::LogLimits;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -203,10 +206,11 @@ fn inputs(shared: &Shared, start: &wire::RunStart) -> Result<Vec<Option<Ref>>, F
 }
 
 fn description(vertex: &Vertex, name: &str) -> String {
-    match &vertex.op().kind {
-        OpKind::Exec(op) => format!("mount / from exec {}", op.meta.args.join(" ")),
-        _ => name.to_owned(),
-    }
+    let text = match &vertex.op().kind {
+        OpKind::Exec(op) => &format!("mount / from exec {}", op.meta.args.join(" ")),
+        _ => name,
+    };
+    oci::redact_text(text)
 }
 
 /// Stores what an op made. Layers that were there are found again in the refs of its inputs, so

@@ -326,7 +326,7 @@ async fn cache_mount(
             description: format!(
                 "cached mount {} from exec {} with id {}",
                 mount.dest,
-                step.op.meta.args.join(" "),
+                oci::redact_text(&step.op.meta.args.join(" ")),
                 crate::quote::quote(id)
             ),
             record_type: RecordType::CacheMount,

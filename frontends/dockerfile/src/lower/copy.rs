@@ -108,6 +108,8 @@ impl Lowering<'_> {
             stage.state = self.builder.file(&stage.state, steps, vertex);
         }
         let text = history_text(&source, files);
+        // The image goes to others.
+        let text = oci::redact_text(&text);
         self.record(id, format!("{text} # buildkit"), true);
         Ok(())
     }
