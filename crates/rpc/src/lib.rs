@@ -9,6 +9,7 @@
 pub mod address;
 pub mod calls;
 pub mod connect;
+pub mod connection;
 pub mod helper;
 pub mod listen;
 pub mod pipe;

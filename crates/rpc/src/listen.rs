@@ -1,4 +1,4 @@
-//! Listeners of a daemon and the connections that come in.
+//! Listeners of a daemon.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -6,18 +6,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use futures::Stream;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::time::Sleep;
-use tonic::transport::server::Connected;
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 use crate::address::Address;
-
-/// How long the first bytes of a client are waited for.
-const SILENCE: Duration = Duration::from_secs(30);
+use crate::connection::{Connection, Patient, Socket};
 
 /// How a unix socket is made.
 #[derive(Clone, Debug)]
@@ -59,7 +53,7 @@ pub enum ListenError {
     NoGroup(String),
 }
 
-/// A bound listener; a stream of [`Connection`]s for tonic's `serve_with_incoming`.
+/// A bound listener; a stream of [`Connection`]s. [`Listener::incoming`] is for servers.
 #[derive(Debug)]
 pub enum Listener {
     /// A unix socket.
@@ -189,6 +183,12 @@ fn adopt(fd: OwnedFd) -> io::Result<Listener> {
 }
 
 impl Listener {
+    /// Its connections, for tonic's `serve_with_incoming`: when none can be taken, it waits.
+    #[must_use]
+    pub fn incoming(self) -> Patient<Listener> {
+        Patient::new(self)
+    }
+
     /// Where it listens; for a TCP port 0, the port that the kernel has picked.
     #[must_use]
     pub fn address(&self) -> Option<Address> {
@@ -220,125 +220,14 @@ impl Stream for Listener {
     }
 }
 
-/// One accepted connection. It ends when nothing comes in over it for too long at its beginning: a
-/// client that only connects takes nothing from others but that.
-#[derive(Debug)]
-pub struct Connection {
-    socket: Socket,
-    /// Until something has come in.
-    silence: Option<Pin<Box<Sleep>>>,
-}
-
-#[derive(Debug)]
-enum Socket {
-    Unix(UnixStream),
-    Tcp(TcpStream),
-}
-
-impl Connection {
-    fn new(socket: Socket) -> Connection {
-        Connection {
-            socket,
-            silence: Some(Box::pin(tokio::time::sleep(SILENCE))),
-        }
-    }
-}
-
-/// Who is at the other end of a [`Connection`]; in the extensions of each request.
-#[derive(Clone, Debug)]
-pub enum Peer {
-    /// A process of this machine.
-    Local {
-        /// Its user, where the kernel tells.
-        uid: Option<u32>,
-    },
-    /// A TCP address.
-    Remote(Option<std::net::SocketAddr>),
-}
-
-impl Connected for Connection {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        match &self.socket {
-            Socket::Unix(stream) => Peer::Local {
-                uid: stream.peer_cred().ok().map(|peer| peer.uid()),
-            },
-            Socket::Tcp(stream) => Peer::Remote(stream.peer_addr().ok()),
-        }
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let read = match &mut this.socket {
-            Socket::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-            Socket::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-        };
-        if read.is_ready() {
-            this.silence = None;
-        } else if let Some(silence) = &mut this.silence
-            && silence.as_mut().poll(cx).is_ready()
-        {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
-        read
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().socket {
-            Socket::Unix(stream) => Pin::new(stream).poll_write(cx, data),
-            Socket::Tcp(stream) => Pin::new(stream).poll_write(cx, data),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().socket {
-            Socket::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, data),
-            Socket::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, data),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().socket {
-            Socket::Unix(stream) => Pin::new(stream).poll_flush(cx),
-            Socket::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().socket {
-            Socket::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-            Socket::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connection::Peer;
     use futures::StreamExt;
     use std::os::unix::fs::MetadataExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tonic::transport::server::Connected as _;
 
     #[tokio::test]
     async fn a_unix_socket_has_the_mode_and_group_that_were_asked_for() {
@@ -372,28 +261,6 @@ mod tests {
         connection.read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "hello");
         client.await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_client_that_says_nothing_is_let_go() {
-        let dir = tempfile::tempdir().unwrap();
-        let address = Address::Unix(dir.path().join("d.sock"));
-        let options = ListenOptions::default();
-        let mut listeners = listen(&address, &options).await.unwrap();
-        let path = dir.path().join("d.sock");
-        let (_silent, mut speaking) = (
-            UnixStream::connect(&path).await.unwrap(),
-            UnixStream::connect(&path).await.unwrap(),
-        );
-        speaking.write_all(b"a").await.unwrap();
-        let mut first = listeners[0].next().await.unwrap().unwrap();
-        let mut second = listeners[0].next().await.unwrap().unwrap();
-        tokio::time::pause();
-        let error = first.read_u8().await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert_eq!(second.read_u8().await.unwrap(), b'a');
-        let more = tokio::time::timeout(SILENCE * 2, second.read_u8()).await;
-        assert!(more.is_err(), "who has spoken may be silent");
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@
 //! images and containers only, and those who are not this machine's administrator no more of the
 //! machine than a build would let them.
 
-use rpc::listen::Peer;
+use rpc::connection::Peer;
 use tonic::transport::server::TlsConnectInfo;
 use tonic::{Extensions, Status};
 

@@ -122,7 +122,7 @@ impl Listeners {
                     .layer(calls)
                     .layer(serving)
                     .add_routes(routes)
-                    .serve_with_incoming_shutdown(listener, stopped)
+                    .serve_with_incoming_shutdown(listener.incoming(), stopped)
                     .await
                     .context("failed to serve")
             }
