@@ -118,6 +118,17 @@ impl Daemon {
 
     /// Starts the daemon anew on what it kept.
     pub fn restart(&mut self) -> Result<()> {
+        self.start_again()
+    }
+
+    /// The same, with other variables in its environment from now on.
+    pub fn restart_with(&mut self, environment: &[(&str, &str)]) -> Result<()> {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        self.environment = environment.iter().map(owned).collect();
+        self.start_again()
+    }
+
+    fn start_again(&mut self) -> Result<()> {
         if self.process.try_wait()?.is_none() {
             self.stop()?;
         }

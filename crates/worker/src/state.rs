@@ -37,6 +37,8 @@ pub struct Options {
     pub gc: Vec<refs::PruneOptions>,
     /// What steps may be given besides the standard devices.
     pub devices: crate::cdi::DeviceOptions,
+    /// How much of what a step prints is passed on.
+    pub log_limits: crate::LogLimits,
 }
 
 /// What all calls share.

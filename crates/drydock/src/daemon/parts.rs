@@ -312,7 +312,15 @@ fn worker_options(config: &Config, refs: &Refs) -> anyhow::Result<worker::Option
             },
             auto_allowed: config.devices.auto_allowed.clone(),
         },
+        log_limits: log_limits()?,
     })
+}
+
+/// What BuildKit's variables say of the output of steps.
+fn log_limits() -> anyhow::Result<worker::LogLimits> {
+    let [size, speed] = ["BUILDKIT_STEP_LOG_MAX_SIZE", "BUILDKIT_STEP_LOG_MAX_SPEED"]
+        .map(|name| std::env::var(name).ok());
+    worker::LogLimits::parse(size.as_deref(), speed.as_deref()).map_err(anyhow::Error::msg)
 }
 
 /// What else the processor runs: the levels of its architecture, and the older one.

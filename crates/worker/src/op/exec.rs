@@ -1,6 +1,7 @@
 //! Exec ops: running a command in a container.
 
-use bytes::Bytes;
+use std::time::Instant;
+
 use executor::{Container, ContainerRequest, Network, Output, Stdio, Stubs};
 use llb::{ExecOp, NetMode, SecurityMode};
 use oci_spec::runtime::Spec;
@@ -9,6 +10,7 @@ use sys::root::RootDir;
 use tokio::io::AsyncReadExt as _;
 
 use super::Made;
+use super::log::{Clipped, LogLimits};
 use super::mounts;
 use super::secret::{self, Secret};
 use crate::events::Events;
@@ -112,7 +114,7 @@ pub(crate) async fn run(
             });
         }
     };
-    let exit = watch(&mut container, events).await?;
+    let exit = watch(&mut container, shared.options.log_limits, events).await?;
     // The container's view of the mounts goes with it: layers are committed after that.
     drop(container);
     let allowed = if op.meta.valid_exit_codes.is_empty() {
@@ -201,24 +203,35 @@ pub(crate) async fn spec(
 }
 
 /// Passes on what the step prints until it has ended.
-async fn watch(container: &mut Container, events: &Events) -> Result<executor::Exit, Failure> {
-    let out = pump(container.stdout.take(), 1, events);
-    let err = pump(container.stderr.take(), 2, events);
+async fn watch(
+    container: &mut Container,
+    limits: LogLimits,
+    events: &Events,
+) -> Result<executor::Exit, Failure> {
+    let out = pump(container.stdout.take(), 1, limits, events);
+    let err = pump(container.stderr.take(), 2, limits, events);
     let (exit, (), ()) = tokio::join!(container.wait(), out, err);
     exit.map_err(Failure::host)
 }
 
-async fn pump(output: Option<Output>, stream: i64, events: &Events) {
+async fn pump(output: Option<Output>, stream: i64, limits: LogLimits, events: &Events) {
     let Some(mut output) = output else { return };
+    let (mut clipped, begun) = (Clipped::new(limits), Instant::now());
     let mut buffer = vec![0; CHUNK];
     // A pipe fails only when its process is gone, and then there is no more.
     while let Ok(length) = output.read(&mut buffer).await {
         if length == 0 {
-            return;
+            break;
         }
-        events
-            .output(stream, Bytes::copy_from_slice(&buffer[..length]))
-            .await;
+        let shown = clipped.take(&buffer[..length], begun.elapsed());
+        if !shown.is_empty() {
+            events.output(stream, shown).await;
+        }
+    }
+    let mut rest = clipped.rest();
+    while !rest.is_empty() {
+        let part = rest.split_to(rest.len().min(CHUNK));
+        events.output(stream, part).await;
     }
 }
 
