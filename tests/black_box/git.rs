@@ -15,15 +15,15 @@ use crate::gateway::Driven;
 use crate::sources::resolve;
 
 /// Served repositories: `repo`, and `inner`, which it has as a submodule.
-struct Served {
+pub(crate) struct Served {
     daemon: Child,
-    url: String,
+    pub(crate) url: String,
     /// The commit that the tag `v1` is for, and the one at the end of `main`.
-    commits: [String; 2],
+    pub(crate) commits: [String; 2],
 }
 
 impl Served {
-    fn start(directory: &Path) -> Served {
+    pub(crate) fn start(directory: &Path) -> Served {
         let inner = directory.join("inner");
         commit(&inner, &[("inside", "inner")], "one");
         let repository = directory.join("repo");
@@ -50,11 +50,21 @@ impl Served {
             let any = ["config", "uploadpack.allowAnySHA1InWant", "true"];
             git(&served.join(name), &any);
         }
-        let port = TcpListener::bind("127.0.0.1:0")
-            .and_then(|listener| listener.local_addr())
-            .unwrap()
-            .port();
-        let daemon = Command::new("git")
+        let (daemon, port) = serve(&served);
+        Served {
+            daemon,
+            url: format!("git://127.0.0.1:{port}/repo"),
+            commits: [first, last],
+        }
+    }
+}
+
+/// A server of the repositories in a directory, and its port.
+pub(crate) fn serve(directory: &Path) -> (Child, u16) {
+    loop {
+        let free = TcpListener::bind("127.0.0.1:0");
+        let port = free.and_then(|free| free.local_addr()).unwrap().port();
+        let mut daemon = Command::new("git")
             .args([
                 "daemon",
                 "--export-all",
@@ -62,7 +72,7 @@ impl Served {
                 "--listen=127.0.0.1",
             ])
             .arg(format!("--port={port}"))
-            .arg(format!("--base-path={}", served.display()))
+            .arg(format!("--base-path={}", directory.display()))
             .env("GIT_CONFIG_COUNT", "1")
             .env("GIT_CONFIG_KEY_0", "safe.directory")
             .env("GIT_CONFIG_VALUE_0", "*")
@@ -71,13 +81,14 @@ impl Served {
             .process_group(0)
             .spawn()
             .unwrap();
+        let mut has_ended = false;
         eventually("git answers", || {
-            TcpStream::connect(("127.0.0.1", port)).is_ok()
+            has_ended = daemon.try_wait().unwrap().is_some();
+            has_ended || TcpStream::connect(("127.0.0.1", port)).is_ok()
         });
-        Served {
-            daemon,
-            url: format!("git://127.0.0.1:{port}/repo"),
-            commits: [first, last],
+        // Else somebody else has taken the port.
+        if !has_ended {
+            return (daemon, port);
         }
     }
 }
@@ -90,7 +101,7 @@ impl Drop for Served {
     }
 }
 
-fn git(directory: &Path, arguments: &[&str]) -> String {
+pub(crate) fn git(directory: &Path, arguments: &[&str]) -> String {
     let mut command = Command::new("git");
     for role in ["AUTHOR", "COMMITTER"] {
         command
@@ -106,7 +117,7 @@ fn git(directory: &Path, arguments: &[&str]) -> String {
     run(&mut command).ok().to_owned()
 }
 
-fn commit(directory: &Path, files: &[(&str, &str)], message: &str) {
+pub(crate) fn commit(directory: &Path, files: &[(&str, &str)], message: &str) {
     for (path, content) in files {
         let path = directory.join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -262,6 +273,36 @@ fn a_damaged_repository_is_fetched_anew() {
     let none = "0123456789012345678901234567890123456789";
     assert!(build(none).err().contains(none));
     assert_eq!(head(), kept);
+}
+
+#[tokio::test]
+async fn objects_are_told_from_a_new_repository_if_the_kept_one_is_damaged() {
+    let fixture = Fixture::new();
+    let served = Served::start(fixture.scratch());
+    let build = Driven::begin(&fixture, "git").await;
+    let ask = async |reference: &str| {
+        let name = format!("{}#{reference}", served.url);
+        let request = wire::ResolveSourceMetaRequest {
+            git: Some(wire::ResolveSourceGitRequest {
+                return_object: true,
+            }),
+            ..wire::ResolveSourceMetaRequest::default()
+        };
+        let attrs = [("git.fullurl", served.url.as_str())];
+        let told = resolve(&build, &name, &attrs, request).await;
+        told.unwrap().git.unwrap().commit_object
+    };
+    let object = ask("v1").await;
+    let kept = find(&fixture.daemon.root(), "HEAD", "objects").remove(0);
+    std::fs::write(&kept, "").unwrap();
+    assert_ne!(ask("main").await, object);
+    std::fs::remove_dir_all(
+        find(&fixture.daemon.root(), "HEAD", "objects")
+            .remove(0)
+            .with_file_name("objects"),
+    )
+    .unwrap();
+    assert_eq!(ask("v1").await, object);
 }
 
 #[test]

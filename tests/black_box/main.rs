@@ -24,6 +24,8 @@ mod fixture;
 mod frontend_images;
 mod gateway;
 mod git;
+mod git_signatures;
+mod git_ssh;
 mod graph;
 mod history;
 mod images;

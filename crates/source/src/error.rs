@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io;
 use std::sync::Arc;
 
-use crate::git::GitFailed;
+use crate::git::{GitFailed, SignatureError};
 use oci::{Digest, Platform};
 use registry::{Class, RegistryError, SetupError, TransportError};
 
@@ -292,6 +292,9 @@ pub enum GitError {
         /// Why.
         source: GitFailed,
     },
+    /// It is not signed as it has to be.
+    #[error("the git source is not signed as the build demands")]
+    Signature(#[source] SignatureError),
     /// The directory is not in the commit.
     #[error("invalid subdir {path}")]
     Subdir {
@@ -321,6 +324,7 @@ impl GitError {
             | GitError::DefaultBranch { .. }
             | GitError::Submodules { .. }
             | GitError::Subdir { .. }
+            | GitError::Signature(_)
             | GitError::Store(_) => false,
         }
     }

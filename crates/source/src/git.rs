@@ -8,6 +8,7 @@ mod command;
 mod listing;
 mod objects;
 mod running;
+mod signature;
 
 use std::path::{Path, PathBuf};
 
@@ -20,6 +21,7 @@ pub use command::Failed as GitFailed;
 use command::{Git, Network};
 use listing::Listing;
 pub use objects::GitObjects;
+pub use signature::{SignatureError, SignatureRules};
 
 /// A commit of a repository that is wanted as files.
 #[derive(Clone, Default)]
@@ -40,6 +42,8 @@ pub struct GitRequest {
     pub skip_submodules: bool,
     /// Whether all files get the time of the commit.
     pub commit_time: bool,
+    /// By what key the commit, or its tag, must be signed.
+    pub signature: Option<SignatureRules>,
     /// The value of the header `Authorization`.
     pub authorization: Option<Secret>,
     /// The keys that ssh servers may have, as in `known_hosts`; empty trusts all.

@@ -1,9 +1,8 @@
 //! Git sources.
 
 mod pins;
+mod repository;
 
-use std::os::fd::AsRawFd as _;
-use std::path::PathBuf;
 use std::time::SystemTime;
 
 use base64::Engine as _;
@@ -11,10 +10,8 @@ use base64::engine::general_purpose::STANDARD;
 use llb::{SourceOp, SshMount};
 use oci::{Digest, redact_url};
 use proto::worker as wire;
-use refs::{Meta, Mutable, MutableOptions, RecordType, Ref, Sharing};
-use snapshot::Active;
-use source::{GitError, GitPin, GitRequest};
-use sys::root::RootDir;
+use refs::{Meta, RecordType, Ref};
+use source::{GitError, GitPin, GitRequest, SignatureRules};
 
 use crate::failure::{Class, Failure, blocking, chain};
 use crate::op::ssh::{self, Agent};
@@ -34,6 +31,10 @@ pub(crate) async fn pin(
 ) -> Result<GitPin, Failure> {
     let (request, _agent) = request(shared, op, sessions).await?;
     let pin = request.pin().await.map_err(failed)?;
+    if request.signature.is_some() {
+        let source = redact_url(&op.identifier);
+        repository::objects(shared, &request, &pin, &source).await?;
+    }
     let pins = shared.job(job)?.git_pins;
     pins.add(&request.url, pin.clone());
     Ok(pin)
@@ -57,7 +58,7 @@ pub(crate) async fn realize(
     if pin.id != id {
         return Err(crate::op::vanished(&format!("commit of {source}")));
     }
-    let active = files(shared, &request, &pin, &source).await?;
+    let active = repository::files(shared, &request, &pin, &source).await?;
     let refs = shared.refs.clone();
     let meta = Meta {
         description: format!("git snapshot for {source}"),
@@ -89,95 +90,18 @@ pub(crate) async fn resolve(
     if pin.object != pin.commit && !request.keep_git_dir {
         found.commit_checksum.clone_from(&pin.commit);
     }
-    if with_objects {
+    if with_objects || request.signature.is_some() {
         let source = redact_url(&op.identifier);
-        let repository = repository(shared, &request, &source, Sharing::Locked).await?;
-        let kept = repository.fs().map_err(Failure::host)?;
-        let objects = request.objects(&pin, &path(&kept)?).await.map_err(failed)?;
+        let objects = repository::objects(shared, &request, &pin, &source).await?;
         if objects.commit != pin.object {
             found.commit_checksum = objects.commit;
         }
-        found.commit_object = objects.commit_object.into();
-        found.tag_object = objects.tag_object.into();
+        if with_objects {
+            found.commit_object = objects.commit_object.into();
+            found.tag_object = objects.tag_object.into();
+        }
     }
     Ok(found)
-}
-
-/// A layer with the files of a commit.
-///
-/// When it does not work with the repository that is kept, but does with a new one, the kept one is
-/// damaged, and the new one takes its place. A server that is not reached costs no repository.
-async fn files(
-    shared: &Shared,
-    request: &GitRequest,
-    pin: &GitPin,
-    source: &str,
-) -> Result<Active, Failure> {
-    let kept = repository(shared, request, source, Sharing::Locked).await?;
-    let error = match checkout(shared, request, pin, &kept).await? {
-        Ok(active) => return Ok(active),
-        Err(error) => error,
-    };
-    if kept.is_new() || !error.may_be_the_repository() {
-        return Err(failed(error));
-    }
-    let error = chain(&error);
-    tracing::info!(source, %error, "a repository does not do; trying with a new one");
-    // The lock on the kept one holds off all others.
-    let new = repository(shared, request, source, Sharing::Private).await?;
-    match checkout(shared, request, pin, &new).await? {
-        Ok(active) => {
-            kept.discard();
-            Ok(active)
-        }
-        Err(error) => {
-            new.discard();
-            Err(failed(error))
-        }
-    }
-}
-
-/// The directory in which the objects of a repository are kept.
-async fn repository(
-    shared: &Shared,
-    request: &GitRequest,
-    source: &str,
-    sharing: Sharing,
-) -> Result<Mutable, Failure> {
-    let options = MutableOptions {
-        key: format!("git repository {}", Digest::of(request.public_url())),
-        base: None,
-        sharing,
-        fresh: false,
-        meta: Meta {
-            description: format!("shared git repo for {source}"),
-            record_type: RecordType::GitCheckout,
-            created: SystemTime::now(),
-        },
-    };
-    shared.refs.mutable(options).await.map_err(Failure::host)
-}
-
-async fn checkout(
-    shared: &Shared,
-    request: &GitRequest,
-    pin: &GitPin,
-    repository: &Mutable,
-) -> Result<Result<Active, GitError>, Failure> {
-    let objects = repository.fs().map_err(Failure::host)?;
-    let snapshots = shared.refs.snapshots().clone();
-    let active = blocking(move || snapshots.prepare(&[]).map_err(Failure::host)).await?;
-    let files = active.fs().map_err(Failure::host)?;
-    let done = request
-        .checkout(pin, &path(&objects)?, &path(&files)?)
-        .await;
-    Ok(done.map(|()| active))
-}
-
-/// The path of a directory of ours, for a program that is given it.
-fn path(root: &RootDir) -> Result<PathBuf, Failure> {
-    let link = format!("/proc/self/fd/{}", root.as_fd().as_raw_fd());
-    std::fs::read_link(link).map_err(Failure::host)
 }
 
 fn failed(error: GitError) -> Failure {
@@ -204,7 +128,7 @@ async fn request(
         full => full,
     };
     for key in op.attrs.keys() {
-        if key.starts_with("git.sig.") || key.ends_with("bundle") {
+        if key.ends_with("bundle") {
             return Err(Failure::user(format!(
                 "{key} is not supported for git sources by this worker"
             )));
@@ -224,11 +148,24 @@ async fn request(
         fetch_by_commit: flag("git.fetchbycommit"),
         skip_submodules: flag("git.skipsubmodules"),
         commit_time: attr("git.mtime") == "commit",
+        signature: signature(op),
         known_hosts: attr("git.knownsshhosts"),
         scratch: shared.scratch.path().to_owned(),
         ssh_agent: agent.as_ref().map(Agent::socket),
     };
     Ok((request, agent))
+}
+
+/// How the op wants signatures verified (BuildKit: `source/git/source.go`).
+fn signature(op: &SourceOp) -> Option<SignatureRules> {
+    let is_about = |key: &String| key.starts_with("git.sig.");
+    let flag = |key: &str| op.attrs.get(key).is_some_and(|value| value == "true");
+    op.attrs.keys().any(is_about).then(|| SignatureRules {
+        public_key: op.attrs.get("git.sig.pubkey").cloned().unwrap_or_default(),
+        reject_expired: flag("git.sig.rejectexpired"),
+        require_tag: flag("git.sig.requiresignedtag"),
+        ignore_tag: flag("git.sig.ignoresignedtag"),
+    })
 }
 
 async fn agent(shared: &Shared, id: &str, sessions: &Sessions) -> Result<Agent, Failure> {

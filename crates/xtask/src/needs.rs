@@ -60,6 +60,10 @@ pub(crate) const TESTS: &[Need] = &[
         package: "git",
     },
     Need {
+        program: "gpg",
+        package: "gnupg",
+    },
+    Need {
         program: "iptables",
         package: "iptables",
     },
@@ -70,6 +74,14 @@ pub(crate) const TESTS: &[Need] = &[
     Need {
         program: "skopeo",
         package: "skopeo",
+    },
+    Need {
+        program: "ssh-keygen",
+        package: "openssh-client",
+    },
+    Need {
+        program: "sshd",
+        package: "openssh-server",
     },
     Need {
         program: "umoci",

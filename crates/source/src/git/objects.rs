@@ -17,6 +17,20 @@ pub struct GitObjects {
 }
 
 impl GitRequest {
+    /// Looks whether `objects` are signed as the request says.
+    ///
+    /// # Errors
+    /// When they are not, or that cannot be found out.
+    pub async fn verify(&self, objects: &GitObjects) -> Result<(), GitError> {
+        match &self.signature {
+            Some(rules) => rules
+                .verify(objects, &self.scratch)
+                .await
+                .map_err(GitError::Signature),
+            None => Ok(()),
+        }
+    }
+
     /// Reads the objects of `pin`. They are kept in `repository`, which is empty at first; it must
     /// not be used by others meanwhile.
     ///
