@@ -430,6 +430,11 @@ impl Background {
         read_until(self.0.stderr.as_mut().unwrap(), text)
     }
 
+    /// Whether it has not ended.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+
     /// Sends it a signal, such as `INT`.
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.0.id().to_string();

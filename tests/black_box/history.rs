@@ -1,10 +1,13 @@
 //! What a daemon remembers of builds that ended.
 
+use std::fs;
+
 use client::Client;
 use client::history::{BuildFilter, BuildRecord};
+use testing::http::{Answer, Server};
 use tokio::runtime::Runtime;
 
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, Layout, eventually, untar};
 
 /// Asks the daemon of `fixture`.
 fn ask<T>(fixture: &Fixture, question: impl AsyncFnOnce(Client) -> T) -> T {
@@ -88,6 +91,23 @@ fn a_log_of_megabytes_is_replayed_whole() {
     let build = builds(&fixture, "status==completed").remove(0);
     let text = output(&fixture, &build.build_ref);
     assert_eq!(text.len(), 200_000 * 16);
+    // A log of that size is a blob, which is told of as long as it is there.
+    let blobs = fixture.daemon.root().join("content/sha256");
+    let large = || {
+        let sizes = fs::read_dir(&blobs)
+            .unwrap()
+            .map(|blob| blob.unwrap().metadata().unwrap().len());
+        sizes.filter(|size| *size > 3_000_000).count()
+    };
+    let told = || {
+        let all = ask(&fixture, async |client| {
+            client.disk_usage(Vec::new()).await.unwrap()
+        });
+        all.into_iter()
+            .find(|record| record.description.contains("of builds in the history"))
+    };
+    assert_eq!(large(), 1);
+    assert!(told().unwrap().size > 3_000_000);
     ask(&fixture, async |client| {
         client.delete_build(&build.build_ref).await.unwrap();
         assert!(
@@ -98,6 +118,8 @@ fn a_log_of_megabytes_is_replayed_whole() {
                 .is_empty()
         );
     });
+    eventually("the log of the deleted build goes", || large() == 0);
+    assert_eq!(told(), None);
 }
 
 #[test]
@@ -121,4 +143,65 @@ fn records_are_pinned_and_deleted() {
         // What is gone can be deleted again.
         client.delete_build(&name).await.unwrap();
     });
+}
+
+#[test]
+fn credentials_in_urls_are_seen_nowhere() {
+    let server = Server::start(|call| {
+        // `me:s3cret`.
+        match call.header("Authorization") {
+            Some("Basic bWU6czNjcmV0") if call.path == "/file" => Answer::new(200, "content"),
+            _ => Answer::new(404, ""),
+        }
+    });
+    let server = server.unwrap();
+    let fixture = Fixture::new();
+    let url = |path: &str| server.url(path).replacen("://", "://me:s3cret@", 1);
+    fixture.dockerfile(&format!(
+        "FROM busybox\nADD {} /\nRUN : {}\n",
+        url("/file"),
+        url("/x")
+    ));
+    let tar = fixture.scratch().join("image.tar");
+    let layout = fixture.scratch().join("image");
+    let output = format!("type=oci,dest={}", tar.display());
+    let build = fixture.build(&["--output", &output]);
+    build.ran.ok();
+    let masked = url("/file").replacen("me:s3cret", "xxxxx:xxxxx", 1);
+    assert!(build.step(&format!("ADD {masked} /")).completed);
+    untar(&tar, &layout);
+    let config = Layout::at(&layout).config().to_string();
+    assert!(
+        config.contains(&format!("ADD {masked} / # buildkit")),
+        "{config}"
+    );
+
+    fixture.dockerfile(&format!("FROM busybox\nRUN : {}; exit 3\n", url("/y")));
+    let step = fixture.build(&[]);
+    let ran = step.ran.err();
+    assert!(ran.contains("xxxxx:xxxxx@"), "{ran}");
+    fixture.dockerfile(&format!("FROM scratch\nADD {} /\n", url("/missing")));
+    let missing = fixture.build(&[]);
+    missing.ran.err();
+
+    let all = builds(&fixture, "status!=running");
+    assert_eq!(all.len(), 3);
+    let kept = fixture.drydock(&["du"]);
+    for told in [
+        format!("{:?}", build.steps),
+        // What is said of the place in the Dockerfile shows the Dockerfile.
+        format!("{:?} {ran:?}", step.steps).replace(&url("/y"), ""),
+        format!("{:?}", missing.steps),
+        format!("{all:?}"),
+        kept.ok().to_owned(),
+    ] {
+        assert!(!told.contains("s3cret"), "{told}");
+    }
+    let provenance = ask(&fixture, async |client| {
+        let built = all.iter().find(|build| build.error.is_empty()).unwrap();
+        client.read_blob(&built.attestations[0].1).await.unwrap()
+    });
+    let mut provenance: serde_json::Value = serde_json::from_slice(&provenance).unwrap();
+    let dependencies = provenance["buildDefinition"]["resolvedDependencies"].take();
+    assert!(dependencies.to_string().contains(&masked), "{dependencies}");
 }

@@ -12,7 +12,7 @@ use prost::Message as _;
 use tempfile::TempDir;
 use testing::daemon::program;
 
-use crate::fixture::{Fixture, LIMIT, Ran, run, tool};
+use crate::fixture::{Background, Fixture, LIMIT, Ran, eventually, run, tool};
 use crate::graph::{self, Graph};
 
 /// The program under another name.
@@ -293,4 +293,49 @@ fn buildctl_builds_with_a_frontend_and_from_a_graph() {
     let wrong = run(&mut command(&["build", "--frontend", "nope.v0"]));
     let expected = "error: failed to solve: invalid frontend: nope.v0";
     assert!(wrong.err().contains(expected), "{wrong:?}");
+}
+
+#[test]
+fn the_output_of_steps_can_be_limited() {
+    let mut fixture = Fixture::with(
+        "FROM busybox\nRUN head -c 3000 /dev/zero | tr '\\0' a; sleep 0.1; echo the end\n",
+    );
+    let printed = |fixture: &Fixture| {
+        let build = fixture.build(&["--no-cache"]);
+        build.ran.ok();
+        build.step("head -c").log.clone()
+    };
+    assert_eq!(printed(&fixture), "a".repeat(3000) + "the end\n");
+    let limit = ("BUILDKIT_STEP_LOG_MAX_SIZE", "1024");
+    fixture.daemon.restart_with(&[limit]).unwrap();
+    let shown = printed(&fixture);
+    let clipped = "\n[output clipped, log limit 1KiB reached]\n";
+    let (before, after) = shown.split_once(clipped).unwrap();
+    assert_eq!(before, "a".repeat(1024));
+    assert!(after.ends_with("the end\n"), "{after}");
+    fixture.daemon.restart_with(&[(limit.0, "-1")]).unwrap();
+    assert_eq!(printed(&fixture), "a".repeat(3000) + "the end\n");
+}
+
+#[test]
+fn a_daemon_with_too_many_open_files_says_so_and_goes_on() {
+    let fixture = Fixture::new();
+    let pid = fixture.daemon.pid().to_string();
+    let limit = |soft: &str| {
+        tool("prlimit", &["--pid", &pid, &format!("--nofile={soft}:")]);
+    };
+    let before = tool(
+        "prlimit",
+        &["--pid", &pid, "--nofile", "-o", "SOFT", "--noheadings"],
+    );
+    eventually("it is ready", || fixture.daemon.log().contains(" ready "));
+    // Fewer than it has: nothing more can be opened.
+    limit("3");
+    let mut waiting = Background::start(&mut fixture.command(&["ps"]));
+    eventually("it is logged", || {
+        fixture.daemon.log().contains("no connection can be taken")
+    });
+    assert!(waiting.is_running());
+    limit(before.trim());
+    assert_eq!(waiting.wait().unwrap().code, 0);
 }

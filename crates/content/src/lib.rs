@@ -9,4 +9,4 @@ mod store;
 mod writer;
 
 pub use store::{Blob, Content, Detached, OpenError, ReadError, RemoveError};
-pub use writer::{CommitError, Writer};
+pub use writer::{CommitError, Whole, Writer};

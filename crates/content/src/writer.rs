@@ -76,7 +76,17 @@ impl Writer {
     ///
     /// # Errors
     /// [`CommitError::Mismatch`] when the bytes are not those of `expected`.
-    pub fn commit(mut self, expected: Option<Digest>) -> Result<Digest, CommitError> {
+    pub fn commit(self, expected: Option<Digest>) -> Result<Digest, CommitError> {
+        let mut whole = self.finish(expected)?;
+        whole.place()?;
+        Ok(whole.digest())
+    }
+
+    /// Ends the blob, without making it visible yet.
+    ///
+    /// # Errors
+    /// [`CommitError::Mismatch`] when the bytes are not those of `expected`.
+    pub fn finish(mut self, expected: Option<Digest>) -> Result<Whole, CommitError> {
         let digest = std::mem::take(&mut self.hasher).finish();
         if let Some(expected) = expected.filter(|expected| *expected != digest) {
             return Err(CommitError::Mismatch {
@@ -85,20 +95,47 @@ impl Writer {
                 size: self.size,
             });
         }
+        Ok(Whole {
+            writer: self,
+            digest,
+        })
+    }
+}
+
+/// A blob that is written to its end and checked, and not yet visible. Dropped before it is placed, it
+/// is gone.
+pub struct Whole {
+    writer: Writer,
+    digest: Digest,
+}
+
+impl Whole {
+    /// Its digest.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Makes the blob visible. Takes no time that grows with its size; if the blob is there already,
+    /// what was written goes when this is dropped.
+    ///
+    /// # Errors
+    /// [`CommitError::Rename`] when the disk fails.
+    pub fn place(&mut self) -> Result<(), CommitError> {
         // A blob that is there may be on the disk and recorded already: it is never replaced by one
         // that is not.
-        let place = self.dirs.blob(&digest);
-        match rustix::fs::renameat_with(CWD, &self.path, CWD, place, RenameFlags::NOREPLACE) {
-            Ok(()) => self.path = PathBuf::new(),
+        let place = self.writer.dirs.blob(&self.digest);
+        let path = &self.writer.path;
+        match rustix::fs::renameat_with(CWD, path, CWD, place, RenameFlags::NOREPLACE) {
+            Ok(()) => self.writer.path = PathBuf::new(),
             Err(Errno::EXIST) => {}
             Err(error) => {
                 return Err(CommitError::Rename {
-                    digest,
+                    digest: self.digest,
                     source: error.into(),
                 });
             }
         }
-        Ok(digest)
+        Ok(())
     }
 }
 

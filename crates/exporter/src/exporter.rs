@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use oci::Descriptor;
-use refs::{Image, Lease, Ref, Refs};
+use refs::{Image, KeptBlob, Lease, Ref, Refs};
 use registry::{BlobSource, Credentials, Progress, Providers, Registry};
 use time::OffsetDateTime;
 use tokio::io::AsyncWrite;
@@ -123,13 +123,11 @@ impl Exporter {
             what: name.to_owned(),
             source,
         };
-        let content = self.refs().content();
-        let mut blobs = Vec::new();
-        for (_, bytes) in &built.manifests {
-            blobs.push(content.insert(bytes).map_err(|e| failed(e.into()))?);
-        }
-        for bytes in built.memory() {
-            blobs.push(content.insert(bytes).map_err(|e| failed(e.into()))?);
+        let mut kept = Vec::new();
+        let manifests = built.manifests.iter().map(|(_, bytes)| bytes);
+        for bytes in manifests.chain(built.memory()) {
+            let blob = self.refs().insert_blob(bytes);
+            kept.push(blob.map_err(|e| failed(e.into()))?);
         }
         for (image, part) in built.images.iter().zip(&source.refs) {
             let filesystem = match &part.filesystem {
@@ -144,7 +142,7 @@ impl Exporter {
                 manifest: Some(built.root.clone()),
                 ref_id: filesystem.id(),
                 created: created(image).unwrap_or_else(SystemTime::now),
-                blobs: blobs.clone(),
+                blobs: kept.iter().map(KeptBlob::digest).collect(),
             };
             self.refs()
                 .set_image(record, &filesystem)

@@ -7,7 +7,7 @@ use std::thread;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use layer::WriteOptions;
 use oci::{Descriptor, Digest, Hasher, ImageConfig};
-use refs::{LayerKey, Lease, Ref, Refs};
+use refs::{KeptBlob, LayerKey, Lease, Ref, Refs};
 use registry::Origin;
 use time::OffsetDateTime;
 use tokio_util::io::{StreamReader, SyncIoBridge};
@@ -125,8 +125,8 @@ impl Job<'_> {
             && layer.snapshot.is_some()
         {
             // Not recorded: it is another layer than the one whose files these are.
-            let (diff_id, descriptor) = self.make(Some(clamp)).await?;
-            self.lease.keep_blob(descriptor.digest);
+            let (diff_id, descriptor, kept) = self.make(Some(clamp)).await?;
+            self.lease.add_blob(kept);
             return Ok(self.layer_of(diff_id, descriptor, Place::Content, &[]));
         }
         if let Some(found) = self.found(&layer) {
@@ -138,13 +138,20 @@ impl Job<'_> {
         if let Some(found) = self.found(&layer) {
             return Ok(found);
         }
-        let (diff_id, descriptor) = match (layer.diff_id, self.any(&layer)) {
-            (Some(diff_id), Some(blob)) => (diff_id, self.convert(blob, diff_id).await?),
+        let (diff_id, descriptor, kept) = match (layer.diff_id, self.any(&layer)) {
+            (Some(diff_id), Some(blob)) => {
+                let (descriptor, kept) = self.convert(blob, diff_id).await?;
+                (diff_id, descriptor, kept)
+            }
             _ => self.make(None).await?,
         };
         let (refs, key) = (self.refs.clone(), self.key);
         let recorded = descriptor.clone();
-        tokio::task::spawn_blocking(move || refs.add_blob(key, diff_id, recorded)).await??;
+        tokio::task::spawn_blocking(move || {
+            let _kept = kept;
+            refs.add_blob(key, diff_id, recorded)
+        })
+        .await??;
         Ok(self.layer_of(diff_id, descriptor, Place::Content, &layer.sources))
     }
 
@@ -237,7 +244,10 @@ impl Job<'_> {
     }
 
     /// Writes the layer's files as a tar.
-    async fn make(&self, clamp: Option<OffsetDateTime>) -> Result<(Digest, Descriptor), BoxError> {
+    async fn make(
+        &self,
+        clamp: Option<OffsetDateTime>,
+    ) -> Result<(Digest, Descriptor, KeptBlob), BoxError> {
         let snapshot = self.layer().snapshot.ok_or("the layer is not here")?;
         let refs = self.refs.clone();
         let compression = self.wanted.compression;
@@ -255,16 +265,20 @@ impl Job<'_> {
                 mtime_clamp_ns: clamp,
             };
             let summary = layer::write_layer(&dir, &mut encoder, &options)?;
-            let descriptor = commit(encoder, compression.kind)?;
-            Ok((summary.diff_id, descriptor))
+            let (descriptor, kept) = commit(&refs, encoder, compression.kind)?;
+            Ok((summary.diff_id, descriptor, kept))
         })
         .await?
     }
 
     /// Compresses a blob anew; the tar inside stays the same.
-    async fn convert(&self, blob: Blob, diff_id: Digest) -> Result<Descriptor, BoxError> {
+    async fn convert(
+        &self,
+        blob: Blob,
+        diff_id: Digest,
+    ) -> Result<(Descriptor, KeptBlob), BoxError> {
         let stream = self.reader.source(&blob).open().await?;
-        let content = self.refs.content().clone();
+        let refs = self.refs.clone();
         let compression = self.wanted.compression;
         tokio::task::spawn_blocking(move || {
             let blob = SyncIoBridge::new(StreamReader::new(stream));
@@ -272,13 +286,13 @@ impl Job<'_> {
                 inner: layer::decompress(blob)?,
                 hasher: Hasher::new(),
             };
-            let out = BufWriter::with_capacity(BUFFER, content.begin()?);
+            let out = BufWriter::with_capacity(BUFFER, refs.content().begin()?);
             let mut encoder = layer::compress(method(compression), out)?;
             io::copy(&mut tar, &mut encoder)?;
             if tar.hasher.finish() != diff_id {
                 return Err("the blob does not hold the layer that it should".into());
             }
-            commit(encoder, compression.kind)
+            commit(&refs, encoder, compression.kind)
         })
         .await?
     }
@@ -319,15 +333,18 @@ fn method(compression: Compression) -> layer::Compression {
     }
 }
 
+/// Ends a blob, and keeps it in the store.
 fn commit(
+    refs: &Refs,
     encoder: layer::Encoder<BufWriter<content::Writer>>,
     kind: CompressionKind,
-) -> Result<Descriptor, BoxError> {
+) -> Result<(Descriptor, KeptBlob), BoxError> {
     let writer = encoder
         .finish()?
         .into_inner()
         .map_err(io::IntoInnerError::into_error)?;
     let size = writer.size();
-    let digest = writer.commit(None)?;
-    Ok(Descriptor::new(media::layer(kind), digest, size))
+    let kept = refs.place_blob(writer.finish(None)?)?;
+    let descriptor = Descriptor::new(media::layer(kind), kept.digest(), size);
+    Ok((descriptor, kept))
 }

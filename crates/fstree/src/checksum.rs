@@ -18,6 +18,7 @@ mod tree;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use oci::Digest;
@@ -79,6 +80,8 @@ impl ChecksumError {
 #[derive(Debug, Default)]
 pub struct Tree {
     nodes: Mutex<Nodes>,
+    /// What `nodes` took when they were last let go of.
+    memory: AtomicUsize,
 }
 
 impl Tree {
@@ -100,15 +103,24 @@ impl Tree {
             nodes.forget_at(path);
         }
         let digest = select::select(&mut nodes, root, &Selector::default())?;
+        let memory = AtomicUsize::new(nodes.memory());
         let nodes = Mutex::new(nodes);
-        Ok((combined(&[digest]), Tree { nodes }))
+        Ok((combined(&[digest]), Tree { nodes, memory }))
+    }
+
+    /// About how many bytes of memory it takes. Waits for nobody who is selecting.
+    pub fn memory(&self) -> usize {
+        self.memory.load(Ordering::Relaxed)
     }
 
     /// The digest of what `selector` selects in the tree of `root`.
     ///
     /// Files are read on all cores. Blocks: not for an async context.
     pub fn select(&self, root: &RootDir, selector: &Selector) -> Result<Digest, ChecksumError> {
-        select::select(&mut self.lock(), root, selector)
+        let mut nodes = self.lock();
+        let digest = select::select(&mut nodes, root, selector);
+        self.memory.store(nodes.memory(), Ordering::Relaxed);
+        digest
     }
 
     /// The digest of several selections in order, or of the whole tree if there are none.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use oci::Digest;
 
+use crate::blob::KeptBlob;
 use crate::handle::Ref;
 use crate::refs::{Inner, Refs};
 use crate::state::RefKey;
@@ -26,7 +27,7 @@ pub(crate) struct Held {
 #[derive(Default)]
 struct Things {
     refs: HashMap<RefKey, Ref>,
-    blobs: Vec<Digest>,
+    blobs: Vec<KeptBlob>,
 }
 
 impl Refs {
@@ -92,17 +93,9 @@ impl Lease {
         kept
     }
 
-    /// Keeps a blob of the content store, and says whether it is there.
-    pub fn keep_blob(&self, blob: Digest) -> bool {
-        let inner = &self.held.inner;
-        let mut state = inner.state();
-        if !inner.content.contains(&blob) {
-            return false;
-        }
-        state.use_blob(blob);
-        drop(state);
+    /// Keeps a blob.
+    pub fn add_blob(&self, blob: KeptBlob) {
         self.held.things().blobs.push(blob);
-        true
     }
 
     /// Lets go of everything, for all leases of that name.
@@ -119,13 +112,7 @@ impl Held {
     fn release(&self) {
         let things = std::mem::take(&mut *self.things());
         // Dropped outside of the lock: the last handle of a ref may set off a lot.
-        drop(things.refs);
-        self.inner.change(|state, effects| {
-            things
-                .blobs
-                .into_iter()
-                .for_each(|blob| state.leave_blob(blob, effects));
-        });
+        drop(things);
     }
 }
 

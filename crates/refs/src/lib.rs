@@ -7,6 +7,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
+mod blob;
 mod db;
 mod filter;
 mod handle;
@@ -20,6 +21,7 @@ mod refs;
 mod state;
 mod usage;
 
+pub use blob::KeptBlob;
 pub use db::{Db, OpenDbError, WriteDbError};
 pub use filter::{Filter, FilterError};
 pub use handle::Ref;

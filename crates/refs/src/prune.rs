@@ -307,6 +307,7 @@ impl Refs {
                 match candidate.item {
                     Item::Ref(key) => state.remove_ref(key, effects),
                     Item::Mutable(key) => state.remove_mutable(key, effects),
+                    Item::Held => {}
                 }
                 left = left.map(|left| left.saturating_sub(candidate.size));
                 removed.extend(records.remove(&candidate.item));

@@ -3,7 +3,7 @@
 //! Invariants, checked by [`State::check`]:
 //! * a layer is there exactly as long as the ref that brought it in, its owner;
 //! * `LayerEntry::users` is the number of refs and mutable directories that have the layer;
-//! * `State::blobs` counts the layers, images, holds and leases that name a blob;
+//! * `State::blobs` counts the layers, images, holds and [`crate::KeptBlob`]s that name a blob;
 //! * a ref without ids, users, images and children is gone.
 
 mod images;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use common::{Fixture, id, inside, meta, now, pass};
 use oci::{Descriptor, Platform, media_type};
-use refs::{Image, Meta, MutableOptions, PruneOptions, RecordType, Sharing, UsageRecord};
+use refs::{Image, KeptBlob, Meta, MutableOptions, PruneOptions, RecordType, Sharing, UsageRecord};
 
 /// What `du` says of all that is stored, in bytes.
 fn du(fixture: &Fixture) -> u64 {
@@ -252,6 +252,39 @@ async fn images_are_shared_and_stay() {
         descriptions(&fixture.refs.gc(&[tight]).await.unwrap()),
         ["two"]
     );
+}
+
+#[tokio::test]
+async fn held_blobs_count_and_stay() {
+    let fixture = Fixture::new();
+    let refs = &fixture.refs;
+    drop(fixture.commit_of(None, "a", 100_000));
+    let before = total(&fixture).await;
+    let kept = [vec![1; 300_000], vec![2; 300_000]].map(|log| refs.insert_blob(&log).unwrap());
+    let [first, second] = kept.each_ref().map(KeptBlob::digest);
+    refs.hold("history/1", vec![first]).unwrap();
+    refs.hold("history/2", vec![first, second]).unwrap();
+    drop(kept);
+    let records = usage(&fixture).await;
+    let held = records.last().unwrap();
+    assert!(held.size >= 600_000 && held.in_use, "{held:?}");
+    assert_eq!(held.record_type, RecordType::Internal);
+    assert_eq!(total(&fixture).await, before + held.size);
+    assert_eq!(total(&fixture).await, du(&fixture));
+
+    // They take the room that something else would have had, and do not go themselves.
+    let cap = PruneOptions {
+        all: true,
+        max_used_space: 500_000,
+        ..PruneOptions::default()
+    };
+    assert_eq!(descriptions(&refs.gc(&[cap]).await.unwrap()), ["a"]);
+    assert!(refs.content().contains(&first) && refs.content().contains(&second));
+    refs.hold("history/2", Vec::new()).unwrap();
+    refs.flush().await.unwrap();
+    assert!(refs.content().contains(&first) && !refs.content().contains(&second));
+    refs.hold("history/1", Vec::new()).unwrap();
+    assert!(usage(&fixture).await.is_empty());
 }
 
 #[tokio::test]

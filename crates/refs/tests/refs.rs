@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::io::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -89,8 +90,8 @@ async fn leases_keep_refs_and_blobs_until_the_last_of_the_name_is_gone() {
     let blob = refs.content().insert(b"blob").unwrap();
     let lease = refs.lease("job");
     assert_eq!(lease.keep(refs, &[id("one"), id("two")]), [true, false]);
-    assert!(lease.keep_blob(blob));
-    assert!(!lease.keep_blob(id("missing")));
+    lease.add_blob(fixture.refs.keep_blob(blob).unwrap());
+    assert!(fixture.refs.keep_blob(id("missing")).is_none());
     let again = refs.lease("job");
     drop(lease);
     refs.forget(&id("one"));
@@ -265,6 +266,58 @@ async fn a_blob_that_is_named_again_in_time_stays() {
     fixture.refs.hold("b", vec![blob]).unwrap();
     fixture.refs.flush().await.unwrap();
     assert!(fixture.refs.content().contains(&blob));
+}
+
+#[tokio::test]
+async fn a_blob_that_comes_in_stays_whoever_lets_go_of_it() {
+    let fixture = Fixture::new();
+    let refs = &fixture.refs;
+    let before = refs.insert_blob(b"blob").unwrap();
+    let blob = before.digest();
+    refs.hold("a", vec![blob]).unwrap();
+    drop(before);
+    // Found to be there, and written once more: both before somebody lets go of it, and named after.
+    for way in ["found", "written"] {
+        let coming = match way {
+            "found" => refs.insert_blob(b"blob").unwrap(),
+            _ => {
+                let mut writer = refs.content().begin().unwrap();
+                writer.write_all(b"blob").unwrap();
+                refs.place_blob(writer.finish(Some(blob)).unwrap()).unwrap()
+            }
+        };
+        refs.hold("a", Vec::new()).unwrap();
+        refs.flush().await.unwrap();
+        assert!(refs.content().contains(&blob), "{way}");
+        refs.hold("a", vec![coming.digest()]).unwrap();
+    }
+    refs.hold("a", Vec::new()).unwrap();
+    refs.flush().await.unwrap();
+    assert!(!refs.content().contains(&blob));
+    assert!(refs.keep_blob(blob).is_none());
+}
+
+#[tokio::test]
+async fn blobs_come_and_go_at_once() {
+    let fixture = Fixture::new();
+    let refs = fixture.refs.clone();
+    let users: Vec<_> = (0..4)
+        .map(|user| {
+            let refs = refs.clone();
+            std::thread::spawn(move || {
+                let owner = format!("user {user}");
+                for _ in 0..200 {
+                    let kept = refs.insert_blob(b"the same blob").unwrap();
+                    refs.hold(&owner, vec![kept.digest()]).unwrap();
+                    drop(kept);
+                    refs.hold(&owner, Vec::new()).unwrap();
+                }
+            })
+        })
+        .collect();
+    users.into_iter().for_each(|user| user.join().unwrap());
+    refs.flush().await.unwrap();
+    assert!(refs.content().list().unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -6,12 +6,11 @@ use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
-use content::Content;
 use futures::future::{BoxFuture, FutureExt, Shared, WeakShared, try_join_all};
 use futures::stream::StreamExt;
 use layer::{UnpackOptions, UnpackSummary, adopt_dirs};
 use oci::{Descriptor, Digest};
-use refs::{Layer, LayerKey, Ref, Refs};
+use refs::{KeptBlob, Layer, LayerKey, Ref, Refs};
 use registry::{BlobStream, Item, Origin, Progress, Providers};
 use snapshot::{Active, LayerId, Snapshots};
 use sys::root::RootDir;
@@ -162,6 +161,8 @@ struct Arrived {
     active: Active,
     summary: UnpackSummary,
     descriptor: Descriptor,
+    /// Until the layer names it.
+    kept: Option<KeptBlob>,
 }
 
 impl Work {
@@ -182,11 +183,13 @@ impl Work {
             active,
             summary,
             descriptor,
+            kept,
         } = arrived;
         let digest = descriptor.digest;
         self.adopt(digest, &active, &summary).await?;
         let (refs, key) = (self.fetcher.refs.clone(), self.layer.key);
         blocking(digest, move || {
+            let _kept = kept;
             refs.add_blob(key, summary.diff_id, descriptor)?;
             refs.materialized(key, active)?;
             Ok(())
@@ -272,9 +275,9 @@ impl Work {
         let failed = |source| FetchError::Extract { digest, source };
         let (feed, from_network) = pipe::feed();
         let (to_tar, tar) = pipe::pipe();
-        let content = keep.then(|| self.fetcher.refs.content().clone());
+        let keep = keep.then(|| self.fetcher.refs.clone());
         let inflate =
-            tokio::task::spawn_blocking(move || inflate(from_network, content, digest, to_tar));
+            tokio::task::spawn_blocking(move || inflate(from_network, keep, digest, to_tar));
         let snapshots = self.fetcher.refs.snapshots().clone();
         let unpack = tokio::task::spawn_blocking(move || unpack(&snapshots, tar));
 
@@ -287,8 +290,9 @@ impl Work {
         let unpacked = unpack.await.map_err(|e| failed(Arc::new(e)))?;
         drop(extracting);
         // The thread that unpacks may have stopped the other, or the other way round.
-        match inflated {
-            Err(Inflate::Stopped) | Ok(()) => {}
+        let kept = match inflated {
+            Ok(kept) => kept,
+            Err(Inflate::Stopped) => None,
             Err(Inflate::Read(source)) => {
                 return Err(FetchError::Fetch {
                     digest,
@@ -297,7 +301,7 @@ impl Work {
             }
             Err(Inflate::Store(source)) => return Err(FetchError::Store { digest, source }),
             Err(Inflate::Decompress(source)) => return Err(failed(Arc::new(source))),
-        }
+        };
         let (active, summary) = unpacked.map_err(|e| failed(e.into()))?;
         match self.layer.diff_id {
             Some(want) if want != summary.diff_id => Err(FetchError::DiffId {
@@ -309,6 +313,7 @@ impl Work {
                 active,
                 summary,
                 descriptor: descriptor.clone(),
+                kept,
             }),
         }
     }
@@ -367,13 +372,14 @@ enum Inflate {
 /// Decompresses what comes in, and keeps it as it comes.
 fn inflate(
     from: FeedReader,
-    content: Option<Content>,
+    keep: Option<Refs>,
     digest: Digest,
     mut out: PipeWriter,
-) -> Result<(), Inflate> {
+) -> Result<Option<KeptBlob>, Inflate> {
     let store = |e: io::Error| Inflate::Store(Arc::new(e));
-    let writer = content
-        .map(|content| content.begin())
+    let writer = keep
+        .as_ref()
+        .map(|refs| refs.content().begin())
         .transpose()
         .map_err(store)?;
     let mut tee = Tee {
@@ -395,13 +401,15 @@ fn inflate(
         (Some(failure), _) => return Err(failure),
         (None, drained) => drained?,
     }
-    if let Some(writer) = tee.writer {
-        writer
-            .commit(Some(digest))
-            .map_err(|e| Inflate::Store(Arc::new(e)))?;
-    }
+    let place = |(refs, writer): (Refs, content::Writer)| {
+        let whole = writer.finish(Some(digest))?;
+        refs.place_blob(whole)
+    };
+    let kept = keep.zip(tee.writer).map(place).transpose();
+    let kept = kept.map_err(|e| Inflate::Store(Arc::new(e)))?;
     // Only now is the blob known to be whole: until then the other thread must not be done.
-    out.flush().map_err(|_| Inflate::Stopped)
+    out.flush().map_err(|_| Inflate::Stopped)?;
+    Ok(kept)
 }
 
 fn copy(from: &mut dyn Read, to: &mut PipeWriter) -> Result<(), Inflate> {

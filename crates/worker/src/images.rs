@@ -10,7 +10,7 @@ use futures::StreamExt as _;
 use llb::{SourceOp, Vertex};
 use oci::{Digest, Platform, Reference};
 use proto::worker as wire;
-use refs::{LayerSpec, Meta, RecordType, Ref};
+use refs::{KeptBlob, LayerSpec, Meta, RecordType, Ref};
 use registry::{BlobStream, Credentials, Item, Progress};
 use source::{ImageRequest, LayoutStore, ResolvedImage, Sources};
 
@@ -365,10 +365,9 @@ pub(crate) fn keep_lazy(
 }
 
 /// Puts the manifest of an image into the store, so that it can go out again as it came in.
-pub(crate) fn keep_blobs(shared: &Shared, image: &ResolvedImage) -> Result<Vec<Digest>, Failure> {
-    let content = shared.refs.content();
-    let kept = content.insert(&image.manifest_bytes);
-    Ok(vec![kept.map_err(Failure::host)?])
+pub(crate) fn keep_manifest(shared: &Shared, image: &ResolvedImage) -> Result<KeptBlob, Failure> {
+    let kept = shared.refs.insert_blob(&image.manifest_bytes);
+    kept.map_err(Failure::host)
 }
 
 /// Brings in the layers of a ref that are not here.

@@ -21,6 +21,7 @@ mod load;
 mod op;
 mod pin;
 mod quote;
+mod remains;
 mod resolve;
 mod sandbox;
 mod scratch;
@@ -32,5 +33,6 @@ mod view;
 
 pub use audience::ClientRules;
 pub use cdi::DeviceOptions;
+pub use op::LogLimits;
 pub use service::{Parts, WorkerService};
 pub use state::Options;

@@ -9,7 +9,7 @@ use content::Content;
 use futures::StreamExt as _;
 use oci::{Descriptor, Digest, Index, Reference};
 use proto::worker as wire;
-use refs::{Image, Lease, RecordType};
+use refs::{Image, Lease, RecordType, Refs};
 use registry::{Anonymous, BlobStream, Progress};
 use source::{ImageRequest, LayoutStore, Sources};
 use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
@@ -36,8 +36,8 @@ pub(crate) async fn load(
     let lease = shared.refs.lease(&format!("load {:?}", SystemTime::now()));
     let bytes = stream.map(|message| message.map(|m| m.data).map_err(io::Error::other));
     let reader = SyncIoBridge::new(StreamReader::new(bytes));
-    let (content, held) = (shared.refs.content().clone(), lease.clone());
-    let index = blocking(move || take(reader, &content, &held)).await?;
+    let (refs, held) = (shared.refs.clone(), lease.clone());
+    let index = blocking(move || take(reader, &refs, &held)).await?;
     let mut names = Vec::new();
     for descriptor in index.manifests {
         names.push(image(shared, descriptor).await?);
@@ -47,7 +47,7 @@ pub(crate) async fn load(
 }
 
 /// Puts all blobs of a tar into the content store and answers its index.
-fn take(reader: impl Read, content: &Content, lease: &Lease) -> Result<Index, Failure> {
+fn take(reader: impl Read, refs: &Refs, lease: &Lease) -> Result<Index, Failure> {
     let broken = |error: io::Error| Failure::host(error).context("failed to read the archive");
     let mut archive = tar::Archive::new(reader);
     let mut index = None;
@@ -71,13 +71,12 @@ fn take(reader: impl Read, content: &Content, lease: &Lease) -> Result<Index, Fa
             let digest: Digest = format!("sha256:{hex}")
                 .parse()
                 .map_err(|e| Failure::user(chain(&e)))?;
-            let mut writer = content.begin().map_err(Failure::host)?;
+            let mut writer = refs.content().begin().map_err(Failure::host)?;
             io::copy(&mut entry, &mut writer).map_err(broken)?;
             writer.flush().map_err(broken)?;
-            writer
-                .commit(Some(digest))
-                .map_err(|e| Failure::user(chain(&e)))?;
-            lease.keep_blob(digest);
+            let whole = writer.finish(Some(digest));
+            let whole = whole.map_err(|e| Failure::user(chain(&e)))?;
+            lease.add_blob(refs.place_blob(whole).map_err(Failure::host)?);
         }
     }
     index.ok_or_else(|| {
@@ -144,6 +143,7 @@ async fn image(shared: &Arc<Shared>, descriptor: Descriptor) -> Result<String, F
         Some(reference) => reference.with_default_tag().to_string(),
         None => label,
     };
+    let manifest = images::keep_manifest(shared, &found)?;
     let record = Image {
         name: stored.clone(),
         platform: config.platform().normalized(),
@@ -152,7 +152,7 @@ async fn image(shared: &Arc<Shared>, descriptor: Descriptor) -> Result<String, F
         manifest: Some(found.root.clone()),
         ref_id: kept.id(),
         created: SystemTime::now(),
-        blobs: images::keep_blobs(shared, &found)?,
+        blobs: vec![manifest.digest()],
     };
     shared
         .refs

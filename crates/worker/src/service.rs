@@ -18,6 +18,7 @@ use crate::containers::{self, Containers};
 use crate::events::{self, EventStream};
 use crate::failure::Failure;
 use crate::jobs::Jobs;
+use crate::remains;
 use crate::scratch::Scratch;
 use crate::state::{Options, Shared, id};
 use crate::{
@@ -26,9 +27,6 @@ use crate::{
 
 /// How long after the last prune the next one may run (BuildKit: `control/control.go`).
 const GC_INTERVAL: Duration = Duration::from_secs(60);
-
-/// How long what a failed step left behind outlives the job that began the step.
-const REMAINS: Duration = Duration::from_secs(120);
 
 /// Where the containers that users run are kept, below the worker's state.
 const CONTAINERS: &str = "containers";
@@ -404,7 +402,7 @@ impl Worker for WorkerService {
         cache::release(&self.shared, &request.job);
         self.shared.sandboxes.release(&request.job);
         if !remains.is_empty() {
-            forget_later(&self.shared.refs, remains);
+            remains::forget_later(&self.shared.refs, remains);
         }
         self.shared.emptied.remove(&request.job);
         self.shared.gc.notify_one();
@@ -633,15 +631,6 @@ impl Worker for WorkerService {
         let containers = self.shared.containers.list(request.into_inner().all);
         Ok(Response::new(wire::ListContainersResponse { containers }))
     }
-}
-
-/// Forgets what failed steps left behind, once those who joined the steps had time to look at it.
-fn forget_later(refs: &Refs, remains: Vec<oci::Digest>) {
-    let refs = refs.clone();
-    tokio::spawn(async move {
-        tokio::time::sleep(REMAINS).await;
-        remains.iter().for_each(|id| refs.forget(id));
-    });
 }
 
 fn duration(nanoseconds: i64) -> Duration {

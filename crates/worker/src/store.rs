@@ -219,6 +219,7 @@ pub(crate) async fn pull(
     images::materialize_with(shared, &kept, sources, Some(&events)).await?;
     let config: oci::ImageConfig = serde_json::from_slice(&image.config_bytes)
         .map_err(|e| Failure::user(chain(&e)).context("failed to read the image's config"))?;
+    let manifest = images::keep_manifest(shared, &image)?;
     let record = Image {
         name: reference.to_string(),
         platform: config.platform().normalized(),
@@ -227,7 +228,7 @@ pub(crate) async fn pull(
         manifest: Some(image.root.clone()),
         ref_id: kept.id(),
         created: SystemTime::now(),
-        blobs: images::keep_blobs(shared, &image)?,
+        blobs: vec![manifest.digest()],
     };
     shared
         .refs

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use content::{CommitError, Content, Writer};
+use content::{CommitError, Content, Whole, Writer};
 use engine::progress::{Event, Log};
 use oci::Digest;
 use prost::Message as _;
@@ -35,8 +35,16 @@ pub(crate) struct Counts {
 pub(crate) struct Written {
     pub(crate) descriptor: Descriptor,
     pub(crate) counts: Counts,
-    /// The blob, unless it was put into the store of blobs.
-    pub(crate) bytes: Option<(Digest, Bytes)>,
+    /// The blob.
+    pub(crate) blob: WrittenBlob,
+}
+
+/// A log as a blob.
+pub(crate) enum WrittenBlob {
+    /// A short one.
+    Memory(Digest, Bytes),
+    /// For the store of blobs.
+    File(Whole),
 }
 
 /// Writes all of an ended log.
@@ -56,11 +64,15 @@ pub(crate) fn write(log: &Log, content: &Content) -> Result<Written, CommitError
         }
     }
     let size = out.written + out.buffer.len() as u64;
-    let (digest, bytes) = out.finish()?;
+    let blob = out.finish()?;
+    let digest = match &blob {
+        WrittenBlob::Memory(digest, _) => *digest,
+        WrittenBlob::File(whole) => whole.digest(),
+    };
     Ok(Written {
         descriptor: super::descriptor(MEDIA_TYPE, &digest, size),
         counts: tally.counts(),
-        bytes: bytes.map(|bytes| (digest, bytes)),
+        blob,
     })
 }
 
@@ -99,11 +111,14 @@ impl Output {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<(Digest, Option<Bytes>), CommitError> {
+    fn finish(mut self) -> Result<WrittenBlob, CommitError> {
         self.spill().map_err(CommitError::Write)?;
         match self.file {
-            Some(file) => Ok((file.commit(None)?, None)),
-            None => Ok((Digest::of(&self.buffer), Some(self.buffer.freeze()))),
+            Some(file) => Ok(WrittenBlob::File(file.finish(None)?)),
+            None => Ok(WrittenBlob::Memory(
+                Digest::of(&self.buffer),
+                self.buffer.freeze(),
+            )),
         }
     }
 }
@@ -227,9 +242,12 @@ mod tests {
             let written = write(&log, &content).unwrap();
             assert_eq!((written.counts.total, written.counts.completed), (1, 1));
             let digest = written.descriptor.digest.parse().unwrap();
-            let blob = match written.bytes {
-                Some((_, bytes)) => Blob::Memory(bytes),
-                None => Blob::File(io::BufReader::new(content.open_blob(&digest).unwrap())),
+            let blob = match written.blob {
+                WrittenBlob::Memory(_, bytes) => Blob::Memory(bytes),
+                WrittenBlob::File(mut whole) => {
+                    whole.place().unwrap();
+                    Blob::File(io::BufReader::new(content.open_blob(&digest).unwrap()))
+                }
             };
             assert_eq!(matches!(blob, Blob::Memory(_)), lines == 3);
             let responses = read_back(blob);

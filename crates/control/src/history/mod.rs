@@ -31,6 +31,7 @@ pub use store::HistoryError;
 pub(crate) use log::Blob;
 pub(crate) use record::of_request;
 
+use log::WrittenBlob;
 use store::{Kept, Store};
 
 use crate::trace::Trace;
@@ -304,9 +305,16 @@ impl Inner {
                 record.num_completed_steps = counts.completed;
                 record.num_cached_steps = counts.cached;
                 record.num_warnings = counts.warnings;
-                match written.bytes {
-                    Some(blob) => blobs.push(blob),
-                    None => self.hold(&record.r#ref, [Some(&written.descriptor)]),
+                match written.blob {
+                    WrittenBlob::Memory(digest, bytes) => blobs.push((digest, bytes)),
+                    WrittenBlob::File(whole) => match self.store.refs().place_blob(whole) {
+                        Ok(_kept) => self.hold(&record.r#ref, [Some(&written.descriptor)]),
+                        Err(error) => tracing::warn!(
+                            build = record.r#ref,
+                            error = %rpc::status::chain(&error),
+                            "the log of a build is lost"
+                        ),
+                    },
                 }
                 record.logs = Some(written.descriptor);
             }

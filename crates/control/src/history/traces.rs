@@ -105,9 +105,10 @@ impl Inner {
         let digest = Digest::of(&document);
         let descriptor = super::descriptor(MEDIA_TYPE, &digest, document.len() as u64);
         let mut blobs = Vec::new();
+        // Until it is held.
+        let mut kept = None;
         if document.len() > IN_DATABASE {
-            let content = self.store.refs().content();
-            content.insert(&document)?;
+            kept = Some(self.store.refs().insert_blob(&document)?);
         } else {
             blobs.push((digest, document));
         }
@@ -116,7 +117,7 @@ impl Inner {
         let Some(mut record) = self.store.get(name)? else {
             return Ok(());
         };
-        if blobs.is_empty() {
+        if kept.is_some() {
             self.hold(name, [record.logs.as_ref(), Some(&descriptor)]);
         }
         record.trace = Some(descriptor);

@@ -50,6 +50,16 @@ struct Dir {
     contents: Option<Digest>,
 }
 
+/// What the texts of a node take beside it, in bytes: its name, and its place in its directory.
+const TEXTS: usize = 48;
+
+impl Nodes {
+    /// About how many bytes of memory they take.
+    pub(super) fn memory(&self) -> usize {
+        self.nodes.len() * (size_of::<Node>() + TEXTS)
+    }
+}
+
 impl Node {
     fn new(name: OsString, metadata: Metadata, link: Option<PathBuf>) -> Node {
         let dir = (metadata.kind == FileKind::Dir).then(Dir::default);

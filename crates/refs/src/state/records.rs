@@ -1,6 +1,7 @@
 //! Usage records, and what is not yet known of sizes.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::SystemTime;
 
 use oci::Digest;
 use snapshot::LayerId;
@@ -10,11 +11,16 @@ use crate::layer::LayerKey;
 use crate::refs::RecordType;
 use crate::usage::UsageRecord;
 
+/// The name of the record of held blobs.
+const HELD: &str = "held-blobs";
+
 /// What a usage record stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Item {
     Ref(RefKey),
     Mutable(MutableKey),
+    /// All blobs that are held.
+    Held,
 }
 
 /// Sizes that have to be counted on the disk.
@@ -107,8 +113,9 @@ impl State {
         let blobs = layers
             .clone()
             .flat_map(|entry| entry.layer.blobs.iter().map(|blob| blob.digest));
+        let held = self.holds.values().flatten().copied();
         (
-            blobs.collect(),
+            blobs.chain(held).collect(),
             layers.filter_map(|entry| entry.layer.snapshot).collect(),
         )
     }
@@ -147,7 +154,33 @@ impl State {
                 .into_iter()
                 .map(|(key, entry)| (Item::Mutable(*key), self.mutable_record(entry))),
         );
+        let held = self.held_record(sizes, &mut counted);
+        records.extend(held.map(|record| (Item::Held, record)));
         records
+    }
+
+    /// The record of what is held for others, such as the logs of the history. It is on the disk like
+    /// all else, and so counts for the caps; only its owners let go of it.
+    fn held_record(&self, sizes: &Sizes, counted: &mut HashSet<Digest>) -> Option<UsageRecord> {
+        let held = self.holds.values().flatten();
+        let own: Vec<&Digest> = held.filter(|blob| counted.insert(**blob)).collect();
+        let size = |blob: &&Digest| sizes.blobs.get(blob).copied();
+        (!own.is_empty()).then(|| UsageRecord {
+            id: HELD.to_owned(),
+            mutable: false,
+            in_use: true,
+            size: own.iter().filter_map(size).sum(),
+            parents: Vec::new(),
+            created: SystemTime::UNIX_EPOCH,
+            last_used: None,
+            usage_count: 0,
+            description: format!(
+                "logs and traces of builds in the history ({})",
+                self.holds.len()
+            ),
+            record_type: RecordType::Internal,
+            shared: false,
+        })
     }
 
     fn mutable_record(&self, entry: &MutableEntry) -> UsageRecord {
@@ -189,6 +222,7 @@ impl State {
                 .mutables
                 .get(&key)
                 .map(|entry| self.mutable_record(entry)),
+            Item::Held => None,
         }
     }
 
