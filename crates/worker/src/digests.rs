@@ -13,6 +13,9 @@ use crate::view::View;
 /// How many refs' digests are remembered. A build looks at few: its context and some stages.
 const KEPT: usize = 64;
 
+/// How much memory they may take, in bytes: about a million files. The one used last may take more.
+const MEMORY: usize = 256 << 20;
+
 /// The one used last at the back.
 type Trees = VecDeque<(Digest, Arc<Tree>)>;
 
@@ -46,6 +49,11 @@ impl Digests {
         put(&mut trees, id, Arc::new(tree));
     }
 
+    /// Looks whether what came to be known since takes too much memory.
+    fn trim(&self) {
+        trim(&mut self.lock(), MEMORY);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Trees> {
         self.trees.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -58,8 +66,15 @@ fn take(trees: &mut Trees, id: Digest) -> Option<Arc<Tree>> {
 
 fn put(trees: &mut Trees, id: Digest, tree: Arc<Tree>) {
     trees.push_back((id, tree));
-    if trees.len() > KEPT {
-        trees.pop_front();
+    trim(trees, MEMORY);
+}
+
+/// Forgets what was used longest ago, if there is too much.
+fn trim(trees: &mut Trees, memory: usize) {
+    let mut taken: usize = trees.iter().map(|(_, tree)| tree.memory()).sum();
+    while trees.len() > KEPT || (trees.len() > 1 && taken > memory) {
+        let gone = trees.pop_front();
+        taken -= gone.map_or(0, |(_, tree)| tree.memory());
     }
 }
 
@@ -76,7 +91,7 @@ pub(crate) async fn digest(
         .await?;
     let tree = shared.digests.tree(id);
     let snapshots = shared.refs.snapshots().clone();
-    blocking(move || {
+    let digest = blocking(move || {
         // What is found out is remembered, also when nobody waits for it any more.
         let root = View::of(&snapshots, &stack).map_err(Failure::host)?;
         let root = root.holding(reference);
@@ -86,11 +101,49 @@ pub(crate) async fn digest(
                 _ => Failure::host(error),
             })
     })
-    .await
-    .map_err(|failure| failure.context(format!("failed to calculate checksum of ref {}", name(id))))
+    .await;
+    shared.digests.trim();
+    digest.map_err(|failure| {
+        failure.context(format!("failed to calculate checksum of ref {}", name(id)))
+    })
 }
 
 /// A ref's name in messages, as long as BuildKit's.
 fn name(id: Digest) -> String {
     id.hex()[..25].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use sys::root::RootDir;
+
+    use super::*;
+
+    #[test]
+    fn what_is_remembered_is_bounded_by_number_and_by_memory() {
+        let directory = tempfile::tempdir().unwrap();
+        for n in 0..100 {
+            fs::write(directory.path().join(n.to_string()), "").unwrap();
+        }
+        let root = RootDir::open(directory.path()).unwrap();
+        let mut trees = Trees::new();
+        for n in 0..=KEPT {
+            put(&mut trees, Digest::of(n.to_string()), Arc::default());
+        }
+        assert_eq!(trees.len(), KEPT);
+        // They grow while they are remembered.
+        for (_, tree) in &trees {
+            tree.select_all(&root, &[]).unwrap();
+        }
+        let each = trees[0].1.memory();
+        assert!(each > 100 * 100, "{each}");
+        trim(&mut trees, each * 3);
+        let left: Vec<Digest> = trees.iter().map(|(id, _)| *id).collect();
+        let last = |back: usize| Digest::of((KEPT - back).to_string());
+        assert_eq!(left, [last(2), last(1), last(0)]);
+        trim(&mut trees, 0);
+        assert_eq!(trees.len(), 1, "the one in use stays");
+    }
 }
