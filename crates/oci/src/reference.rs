@@ -33,7 +33,7 @@ pub enum ParseReferenceError {
     #[error("repository name must not be more than 255 characters")]
     Length,
     /// What follows `@` is not a digest.
-    #[error("invalid reference format: {0}")]
+    #[error("invalid reference format")]
     Digest(#[from] crate::ParseDigestError),
 }
 
@@ -222,6 +222,14 @@ fn is_path_component(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_digest_that_is_none_is_told_of_once() {
+        let error = Reference::parse("a@sha256:abc").unwrap_err();
+        assert_eq!(error.to_string(), "invalid reference format");
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert!(cause.contains("sha256:abc"), "{cause}");
+    }
 
     #[test]
     fn defaults_are_dockers() {
