@@ -258,7 +258,7 @@ fn dirs(dir: &Path) -> Vec<PathBuf> {
         .map(|entry| entry.unwrap().path())
         .collect();
     paths.retain(|path| {
-        !["merged", "trash", "empty"]
+        !["merged", "trash", "empty", "ready"]
             .iter()
             .any(|name| path.ends_with(name))
     });

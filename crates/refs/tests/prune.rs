@@ -25,7 +25,7 @@ fn du(fixture: &Fixture) -> u64 {
         );
     }
     paths.retain(|path| {
-        !["merged", "trash", "empty"]
+        !["merged", "trash", "empty", "ready"]
             .iter()
             .any(|name| path.ends_with(name))
     });

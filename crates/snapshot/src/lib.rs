@@ -15,6 +15,7 @@ mod error;
 mod groups;
 mod merge;
 mod native;
+mod ready;
 mod store;
 mod trash;
 mod tree;

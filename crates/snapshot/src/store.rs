@@ -19,6 +19,7 @@ use crate::error::{CloneError, DiffError, MountError, OpenError, PrepareError, R
 use crate::groups::Groups;
 use crate::merge::Form;
 use crate::native;
+use crate::ready::Ready;
 use crate::trash::Trash;
 use crate::tree;
 use crate::usage::{Counter, Shared, Usage};
@@ -76,6 +77,7 @@ pub(crate) struct Inner {
     pub(crate) root: PathBuf,
     pub(crate) kind: Mode,
     pub(crate) trash: Arc<Trash>,
+    ready: Ready,
     pub(crate) groups: Arc<Groups>,
     pub(crate) listings: Listings,
     next: AtomicU64,
@@ -102,6 +104,8 @@ impl Snapshots {
         make_dir_all(root).map_err(failed(root))?;
         let trash = root.join("trash");
         let trash = Arc::new(Trash::open(trash.clone()).map_err(failed(&trash))?);
+        let ready = root.join("ready");
+        let ready = Ready::open(ready.clone()).map_err(failed(&ready))?;
         let empty = root.join("empty");
         make_dir_all(&empty).map_err(failed(&empty))?;
         let kind = decide(root, kind, &trash)?;
@@ -126,6 +130,7 @@ impl Snapshots {
                 root: root.to_owned(),
                 kind,
                 trash,
+                ready,
                 groups,
                 listings: Listings::default(),
                 next,
@@ -378,13 +383,11 @@ impl Snapshots {
     }
 
     fn make(&self, layer: LayerId, lower: &[LayerId]) -> io::Result<()> {
-        let dir = self.inner.dir(layer);
-        fs::DirBuilder::new().mode(0o700).create(&dir)?;
-        let path = dir.join("fs");
-        fs::DirBuilder::new().mode(0o755).create(&path)?;
+        self.inner.ready.take(&self.inner.dir(layer))?;
         // The root of an overlay is that of its upper layer.
         if let Some(top) = lower.last() {
-            let (from, to) = (layer_fs(&self.inner.root, *top), path);
+            let root = &self.inner.root;
+            let (from, to) = (layer_fs(root, *top), layer_fs(root, layer));
             tree::copy_dir_metadata(&tree::open_root(&from)?, &tree::open_root(&to)?)?;
         }
         Ok(())
