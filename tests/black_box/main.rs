@@ -34,6 +34,7 @@ mod program;
 mod reuse;
 mod rights;
 mod sessions;
+mod shared;
 mod sources;
 mod steps;
 mod traces;

@@ -19,6 +19,7 @@ use proto::policysession::{
 use proto::sourcepolicy::{self, PolicyAction};
 use proto::{control, filesync, frontend as wire, pb};
 use rpc::tunnel::{self, Tunnel};
+use tokio::task::AbortHandle;
 use tokio_stream::Stream;
 use tonic::metadata::MetadataValue;
 use tonic::service::{Routes, RoutesBuilder};
@@ -28,8 +29,13 @@ use crate::fixture::Fixture;
 use crate::gateway::{Driven, single};
 use crate::graph::{self, Graph};
 
-/// Opens a session that serves `methods` until the test ends.
-async fn open(fixture: &Fixture, id: &str, methods: &[&str], services: Routes) {
+/// Opens a session that serves `methods` until the test ends, or the answer is aborted.
+pub(crate) async fn open(
+    fixture: &Fixture,
+    id: &str,
+    methods: &[&str],
+    services: Routes,
+) -> AbortHandle {
     let channel = fixture.daemon.client().await.unwrap().channel();
     let (outgoing, messages) = tunnel::outgoing::<control::BytesMessage>();
     let mut request = Request::new(messages);
@@ -41,10 +47,10 @@ async fn open(fixture: &Fixture, id: &str, methods: &[&str], services: Routes) {
     }
     let incoming = ControlClient::new(channel).session(request).await.unwrap();
     let tunnel = Tunnel::new(incoming.into_inner(), outgoing);
-    tokio::spawn(tunnel::serve_over(tunnel, services));
+    tokio::spawn(tunnel::serve_over(tunnel, services)).abort_handle()
 }
 
-fn routes(add: impl FnOnce(&mut RoutesBuilder)) -> Routes {
+pub(crate) fn routes(add: impl FnOnce(&mut RoutesBuilder)) -> Routes {
     let mut routes = Routes::builder();
     add(&mut routes);
     routes.routes()

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -37,6 +38,8 @@ pub struct SendOptions {
     pub walk: WalkOptions,
     /// The owner that is told for every entry, in place of its own.
     pub owner: Option<(u32, u32)>,
+    /// Counts the bytes of files as they are sent.
+    pub sent: Arc<AtomicU64>,
 }
 
 /// Why a tree could not be sent.
@@ -105,13 +108,15 @@ where
     let (wanted, queue) = mpsc::unbounded_channel();
     let queue = Arc::new(Mutex::new(queue));
     let mut work = JoinSet::new();
+    let sent = options.sent.clone();
     {
         let (source, files, outgoing) = (source.clone(), files.clone(), outgoing.clone());
         work.spawn_blocking(move || list(&source, options, &files, &outgoing));
     }
     for _ in 0..READERS {
         let (source, queue, outgoing) = (source.clone(), queue.clone(), outgoing.clone());
-        work.spawn_blocking(move || serve(&source, &queue, &outgoing));
+        let sent = sent.clone();
+        work.spawn_blocking(move || serve(&source, &queue, &sent, &outgoing));
     }
     loop {
         tokio::select! {
@@ -199,6 +204,7 @@ type Queue = Mutex<mpsc::UnboundedReceiver<Wanted>>;
 fn serve(
     source: &Source,
     queue: &Queue,
+    sent: &AtomicU64,
     outgoing: &mpsc::Sender<Vec<Packet>>,
 ) -> Result<(), SendError> {
     let mut batch = Batch {
@@ -225,7 +231,7 @@ fn serve(
         };
         // A file that is gone, or is none, has no data; the receiver learns of it by that.
         if let Ok(mut file) = source.open(tree, &path) {
-            copy(&path, id, &mut file, &mut buffer, &mut batch)?;
+            copy(&path, id, &mut file, &mut buffer, sent, &mut batch)?;
         }
         batch.push(Packet::data(id, Bytes::new()));
     }
@@ -236,12 +242,14 @@ fn copy(
     id: u32,
     file: &mut File,
     buffer: &mut [u8],
+    sent: &AtomicU64,
     batch: &mut Batch<'_>,
 ) -> Result<(), SendError> {
     loop {
         match file.read(buffer) {
             Ok(0) => return Ok(()),
             Ok(length) => {
+                sent.fetch_add(length as u64, Ordering::Relaxed);
                 batch.push(Packet::data(id, Bytes::copy_from_slice(&buffer[..length])));
             }
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use registry::{Credentials, CredentialsError, Login, Secret, Token, TokenRequest};
 use session::{FetchToken, SessionError};
 
+use crate::failure::{Class, Failure};
 use crate::sessions::Sessions;
 
 /// Asks the sessions of an op.
@@ -20,13 +21,6 @@ impl SessionCredentials {
     }
 }
 
-fn refused(error: SessionError) -> CredentialsError {
-    CredentialsError::new(
-        "failed to ask the client for credentials",
-        Some(Box::new(error)),
-    )
-}
-
 #[async_trait]
 impl Credentials for SessionCredentials {
     fn identity(&self) -> &str {
@@ -34,55 +28,63 @@ impl Credentials for SessionCredentials {
     }
 
     async fn credentials(&self, host: &str) -> Result<Option<Login>, CredentialsError> {
-        for id in self.sessions.ids() {
-            let Ok(calls) = self.sessions.calls(&id) else {
-                continue;
-            };
-            match calls.credentials(host).await {
-                Ok(Some(login)) if login.username.is_empty() => {
-                    return Ok(Some(Login::IdentityToken(Secret::new(login.secret))));
-                }
-                Ok(Some(login)) => {
-                    return Ok(Some(Login::Password {
-                        username: login.username,
-                        secret: Secret::new(login.secret),
-                    }));
-                }
-                Ok(None) => {}
-                Err(error) if error.is_gone() => {}
-                Err(error) => return Err(refused(error)),
-            }
-        }
-        Ok(None)
+        let login = self.sessions.first(|calls| {
+            let host = host.to_owned();
+            async move { given(calls.credentials(&host).await) }
+        });
+        let Some(login) = answered(login.await)? else {
+            return Ok(None);
+        };
+        let secret = Secret::new(login.secret);
+        Ok(Some(match login.username.is_empty() {
+            true => Login::IdentityToken(secret),
+            false => Login::Password {
+                username: login.username,
+                secret,
+            },
+        }))
     }
 
     async fn fetch_token(&self, request: &TokenRequest) -> Result<Option<Token>, CredentialsError> {
-        let ask = FetchToken {
-            host: request.host.clone(),
-            realm: request.realm.clone(),
-            service: request.service.clone(),
-            scopes: request.scopes.clone(),
-        };
-        for id in self.sessions.ids() {
-            let Ok(calls) = self.sessions.calls(&id) else {
-                continue;
+        let token = self.sessions.first(|calls| {
+            let ask = FetchToken {
+                host: request.host.clone(),
+                realm: request.realm.clone(),
+                service: request.service.clone(),
+                scopes: request.scopes.clone(),
             };
-            match calls.fetch_token(&ask).await {
-                Ok(Some(token)) => {
-                    let life = u64::try_from(token.expires_in)
-                        .ok()
-                        .filter(|seconds| *seconds > 0);
-                    return Ok(Some(Token {
-                        secret: Secret::new(token.token),
-                        life: life.map(std::time::Duration::from_secs),
-                    }));
-                }
-                Ok(None) => {}
-                Err(error) if error.is_gone() => {}
-                Err(error) => return Err(refused(error)),
-            }
-        }
-        Ok(None)
+            async move { given(calls.fetch_token(&ask).await) }
+        });
+        let Some(token) = answered(token.await)? else {
+            return Ok(None);
+        };
+        let life = u64::try_from(token.expires_in).ok();
+        let life = life.filter(|seconds| *seconds > 0);
+        Ok(Some(Token {
+            secret: Secret::new(token.token),
+            life: life.map(std::time::Duration::from_secs),
+        }))
+    }
+}
+
+/// What a client has for the question; one that has nothing, or is gone, leaves it to the next.
+fn given<T>(answer: Result<Option<T>, SessionError>) -> Result<T, Failure> {
+    match answer {
+        Ok(Some(given)) => Ok(given),
+        Ok(None) => Err(Failure::not_found("the client has nothing to say")),
+        Err(error) if error.is_gone() => Err(Failure::not_found("the client is gone")),
+        Err(error) => Err(Failure::from(error)),
+    }
+}
+
+fn answered<T>(answer: Result<T, Failure>) -> Result<Option<T>, CredentialsError> {
+    match answer {
+        Ok(given) => Ok(Some(given)),
+        Err(failure) if failure.class == Class::NotFound => Ok(None),
+        Err(failure) => Err(CredentialsError::new(
+            "failed to ask the client for credentials",
+            Some(Box::new(failure)),
+        )),
     }
 }
 

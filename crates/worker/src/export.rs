@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -312,11 +313,14 @@ async fn tree(
     }
     let transfers = blocking(move || opened.transfers(mode).map_err(failure)).await?;
     for transfer in transfers {
-        let sending = item(events, &transfer.name).await;
+        let mut sending = item(events, &transfer.name).await;
+        let options = SendOptions::default();
+        let sent = options.sent.clone();
         calls
-            .send_dir(&target, transfer.trees, SendOptions::default())
+            .send_dir(&target, transfer.trees, options)
             .await
             .map_err(Failure::from)?;
+        sending.current = i64::try_from(sent.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
         sending.done(events).await;
     }
     Ok(())
@@ -350,12 +354,15 @@ async fn tar(
 struct Running {
     name: String,
     started: SystemTime,
+    /// Bytes done.
+    current: i64,
 }
 
 async fn item(events: &Events, name: &str) -> Running {
     let running = Running {
         name: name.to_owned(),
         started: SystemTime::now(),
+        current: 0,
     };
     events.item_edge(running.progress(None)).await;
     running
@@ -366,7 +373,7 @@ impl Running {
         wire::Progress {
             id: self.name.clone(),
             name: self.name.clone(),
-            current: 0,
+            current: self.current,
             total: 0,
             started: Some(self.started.into()),
             completed: completed.map(Into::into),

@@ -59,6 +59,7 @@ impl Directories {
             },
             // Whose they are here is no concern of the build.
             owner: Some((0, 0)),
+            ..SendOptions::default()
         };
         let (packets, work) = filesync::send(root, options, call.into_inner());
         Ok(transfer(packets, work))

@@ -203,7 +203,11 @@ impl Provenance {
             let locals = self.locals.iter().map(|name| json!({ "name": name }));
             request.insert("locals".to_owned(), locals.collect());
         }
-        if let Some(root) = &self.root {
+        // What a client asks for that drives its build is told where it says more than what it then had
+        // done.
+        if let Some(root) = &self.root
+            && root.keys().any(|key| is_told(key))
+        {
             let asked = parameters("", root, ask);
             let root = json!({ "configSource": config_source(root, "path"), "request": asked });
             request.insert("root".to_owned(), root);

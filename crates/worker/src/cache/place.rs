@@ -79,7 +79,11 @@ impl Place {
     pub(super) async fn root(&self, attrs: &BTreeMap<String, String>) -> Result<Bytes, Failure> {
         match self {
             Place::Registry(repository) => {
-                let found = repository.resolve().await.map_err(failure)?;
+                let found = repository.resolve().await.map_err(failure);
+                let unset = |failure: Failure| {
+                    failure.context("failed to configure registry cache importer")
+                };
+                let found = found.map_err(unset)?;
                 repository.manifest(&found).await.map_err(failure)
             }
             Place::Client { calls, store } => {

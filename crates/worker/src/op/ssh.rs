@@ -4,6 +4,7 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use llb::SshMount;
+use session::SessionCalls;
 use sys::mount::{Bind, MountFd};
 use sys::root::{Follow, RootDir};
 use tempfile::TempDir;
@@ -34,23 +35,14 @@ impl Agent {
         scratch: &Scratch,
     ) -> Result<Option<Agent>, Failure> {
         let id = mount.id.clone();
-        let check = sessions.first(|calls| {
-            let id = id.clone();
-            async move {
-                calls
-                    .ssh_check(&id)
-                    .await
-                    .map_err(Failure::from)
-                    .map(|()| calls)
-            }
-        });
-        let calls = match check.await {
-            Ok(calls) => calls,
+        match agent(sessions, &id).await {
+            Ok(_) => {}
             Err(failure) if failure.class == Class::NotFound => return Ok(None),
             Err(failure) => {
                 return Err(failure.context(format!("failed to reach ssh agent {id}")));
             }
-        };
+        }
+        let sessions = sessions.clone();
         let listen = || -> std::io::Result<(TempDir, UnixListener, MountFd)> {
             // The directory is only for us; the socket in it has the mode that the step asks for.
             let name = Path::new(SOCKET);
@@ -73,9 +65,14 @@ impl Agent {
             .map_err(|e| Failure::host(e).context(format!("failed to forward ssh agent {id}")))?;
         let server = tokio::spawn(async move {
             while let Ok((connection, _)) = listener.accept().await {
-                let (calls, id) = (calls.clone(), id.clone());
+                let (sessions, id) = (sessions.clone(), id.clone());
                 tokio::spawn(async move {
-                    if let Err(error) = calls.ssh_forward(&id, connection).await {
+                    // Who had the agent before may have left: another client may wait for the step.
+                    let ended = match agent(&sessions, &id).await {
+                        Ok(calls) => calls.ssh_forward(&id, connection).await.map_err(Into::into),
+                        Err(failure) => Err(failure),
+                    };
+                    if let Err(error) = ended {
                         tracing::debug!(%error, "an ssh agent connection ended");
                     }
                 });
@@ -98,6 +95,18 @@ impl Drop for Agent {
     fn drop(&mut self) {
         self.server.abort();
     }
+}
+
+/// The session of a client that has the agent `id` now.
+async fn agent(sessions: &Sessions, id: &str) -> Result<SessionCalls, Failure> {
+    let check = sessions.first(|calls| {
+        let id = id.to_owned();
+        async move {
+            let checked = calls.ssh_check(&id).await;
+            checked.map_err(Failure::from).map(|()| calls)
+        }
+    });
+    check.await
 }
 
 /// What is said when an agent that is needed is not there.
