@@ -36,11 +36,22 @@ impl Fixture {
 
     /// The same, with more in the daemon's configuration.
     pub(crate) fn configured(more: &str) -> Fixture {
+        Fixture::between("", more)
+    }
+
+    /// The same, where clients may ask for what is dangerous.
+    pub(crate) fn permissive() -> Fixture {
+        let granted = "insecure-entitlements = [\"network.host\", \"security.insecure\"]\n";
+        Fixture::between(granted, "")
+    }
+
+    fn between(before: &str, after: &str) -> Fixture {
         let registry = DockerRegistry::start().unwrap();
         let busybox = Image::busybox().unwrap();
         registry.push("library/busybox:latest", &busybox).unwrap();
         let host = registry.host();
-        let config = format!("[registry.\"docker.io\"]\nmirrors = [\"{host}\"]\n\n{more}\n");
+        let mirror = format!("[registry.\"docker.io\"]\nmirrors = [\"{host}\"]");
+        let config = format!("{before}{mirror}\n\n{after}\n");
         Fixture {
             daemon: Daemon::start(&config).unwrap(),
             registry,
@@ -210,7 +221,7 @@ pub(crate) struct Step {
 
 impl Build {
     /// Takes the messages out of what the program printed.
-    fn new(mut ran: Ran) -> Build {
+    pub(crate) fn new(mut ran: Ran) -> Build {
         let (mut steps, mut warnings, mut rest) = (Vec::new(), Vec::new(), String::new());
         for line in ran.stderr.lines() {
             match serde_json::from_str::<Value>(line) {

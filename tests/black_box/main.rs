@@ -9,6 +9,7 @@
     reason = "a fixture that cannot be made fails the test, too"
 )]
 
+mod adds;
 mod autostart;
 mod bollard;
 mod breaks;
@@ -16,6 +17,7 @@ mod build_cache;
 mod buildctl;
 mod concurrency;
 mod containers;
+mod copies;
 mod crash;
 mod devices;
 mod dockerfile;
@@ -33,6 +35,7 @@ mod outputs;
 mod program;
 mod reuse;
 mod rights;
+mod run_flags;
 mod sessions;
 mod shared;
 mod sources;

@@ -331,7 +331,11 @@ pub(crate) fn default_mounts(shm_bytes: u64, insecure: bool) -> Vec<Mount> {
                 &[],
             ),
         ),
-        mount("/dev/shm", "tmpfs", with(&kernel, &["mode=1777", &shm])),
+        mount(
+            "/dev/shm",
+            "tmpfs",
+            with(&kernel, &["source=shm", "mode=1777", &shm]),
+        ),
         mount("/dev/mqueue", "mqueue", with(&kernel, &[])),
         mount("/sys", "sysfs", with(&kernel, &[access])),
         mount(

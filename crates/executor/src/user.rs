@@ -143,34 +143,32 @@ struct Group {
     members: Vec<String>,
 }
 
+/// Lines count for what they have: an id that is missing or no number is 0, as it is for Docker.
 fn passwd(root: &RootDir) -> Result<impl Iterator<Item = Passwd>, UserError> {
     let parse = |line: String| {
-        let mut fields = line.split(':').map(str::to_owned);
-        let (name, _) = (fields.next()?, fields.next()?);
-        let (uid, gid) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-        let home = fields.nth(1).unwrap_or_default();
-        Some(Passwd {
-            name,
-            uid,
-            gid,
-            home,
+        let fields: Vec<&str> = line.trim().split(':').collect();
+        let text = |index: usize| fields.get(index).copied().unwrap_or_default();
+        (!line.trim().is_empty()).then(|| Passwd {
+            name: text(0).to_owned(),
+            uid: text(2).parse().unwrap_or(0),
+            gid: text(3).parse().unwrap_or(0),
+            home: text(5).to_owned(),
         })
     };
     Ok(lines(root, "/etc/passwd")?.filter_map(parse))
 }
 
+/// As for users; lines that start with `#` are comments.
 fn groups(root: &RootDir) -> Result<impl Iterator<Item = Group>, UserError> {
     let parse = |line: String| {
-        let mut fields = line.split(':');
-        let (name, _) = (fields.next()?.to_owned(), fields.next()?);
-        let gid = fields.next()?.parse().ok()?;
-        let members = fields
-            .next()
-            .unwrap_or_default()
-            .split(',')
-            .map(str::to_owned)
-            .collect();
-        Some(Group { name, gid, members })
+        let line = line.trim();
+        let fields: Vec<&str> = line.split(':').collect();
+        let text = |index: usize| fields.get(index).copied().unwrap_or_default();
+        (!line.is_empty() && !line.starts_with('#')).then(|| Group {
+            name: text(0).to_owned(),
+            gid: text(2).parse().unwrap_or(0),
+            members: text(3).split(',').map(str::to_owned).collect(),
+        })
     };
     Ok(lines(root, "/etc/group")?.filter_map(parse))
 }
@@ -205,7 +203,7 @@ mod tests {
     const PASSWD: &str = "\
 root:x:0:0:root:/root:/bin/sh
 # no entry
-broken:x:none
+broken:x:none:7
 app:x:1000:1001:App,,,:/home/app:/bin/sh
 bare:x:2000:2000
 ";
@@ -249,6 +247,7 @@ docker:x:999:app,other
         check("app", "1000:1001 [1001, 10, 999] /home/app");
         check("1000", "1000:1001 [1001, 10, 999] /home/app");
         check("bare", "2000:2000 [2000] ");
+        check("broken", "0:7 [7] ");
         check("4242", "4242:0 [0] -");
         check(
             "nosuch",

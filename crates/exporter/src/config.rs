@@ -71,10 +71,12 @@ pub(crate) fn finish(input: &ConfigInput<'_>) -> Result<Vec<u8>, ConfigError> {
     let rootfs = serde_json::json!({ "type": "layers", "diff_ids": diff_ids });
     keys.insert("rootfs".to_owned(), rootfs);
     set_created(&mut keys, &history, input.epoch)?;
-    keys.insert(
-        "history".to_owned(),
-        serde_json::to_value(history).map_err(ConfigError::Write)?,
-    );
+    // BuildKit's word for no history; the same image has the same digest.
+    let history = match history.is_empty() {
+        true => Value::Null,
+        false => serde_json::to_value(history).map_err(ConfigError::Write)?,
+    };
+    keys.insert("history".to_owned(), history);
     if let Some(cache) = &input.inline_cache {
         keys.insert(INLINE_CACHE.to_owned(), cache.clone());
     }

@@ -75,7 +75,7 @@ pub(crate) fn open(
     let split = options.split(source.multi_platform);
     let now = OffsetDateTime::now_utc().replace_nanosecond(0).ok();
     let name_platform = source.multi_platform && !split;
-    let parts = source
+    let mut parts = source
         .refs
         .iter()
         .map(|part| {
@@ -95,6 +95,8 @@ pub(crate) fn open(
             })
         })
         .collect::<Result<Vec<_>, ExportError>>()?;
+    // Directories come in order of their names, whatever the order of the platforms.
+    parts.sort_by(|one, other| one.dir.cmp(&other.dir));
     let tree = ExportTree { parts, split };
     tree.check()?;
     Ok(tree)

@@ -98,8 +98,8 @@ pub enum ReceiveError {
     #[error("error from sender: {0}")]
     Sender(String),
     /// The connection broke.
-    #[error("failed to read the sender's packets")]
-    Stream(#[source] Box<Status>),
+    #[error("rpc error: code = {:?} desc = {}", .0.code(), .0.message())]
+    Stream(Box<Status>),
     /// The sender went away before the end.
     #[error("the sender went away before all was received")]
     Ended,

@@ -51,7 +51,7 @@ pub enum ChecksumError {
     #[error("{0:?}: not found")]
     NotFound(String),
     /// A path leads from link to link and on.
-    #[error("too many links in {0:?}")]
+    #[error("too many links")]
     TooManyLinks(String),
     /// A pattern is not well formed.
     #[error("invalid include or exclude patterns")]

@@ -23,7 +23,7 @@ pub use mode::{ModeChange, ParseModeError, SymbolicMode};
 use crate::filter::Filter;
 use crate::path::{join, relative};
 use crate::pattern::PatternError;
-use crate::resolve::{in_root, is_missing, wildcards};
+use crate::resolve::{blocking, in_root, is_missing, wildcards};
 use tree::Copier;
 
 /// The permission bits of directories made on the way, unless an octal mode is asked for.
@@ -75,25 +75,32 @@ pub enum CopyError {
     #[error("`{0}` not found")]
     NotFound(String),
     /// A directory would land where there is something else.
-    #[error("cannot copy to non-directory: `{}`", .0.display())]
+    #[error("cannot copy to non-directory: {}", .0.display())]
     NotADirectory(PathBuf),
     /// Something else would land where there is a directory.
-    #[error("cannot replace directory `{}` with a file", .0.display())]
+    #[error("cannot replace to directory {} with file", .0.display())]
     IsADirectory(PathBuf),
     /// A pattern is not well formed.
     #[error("invalid include or exclude patterns")]
     Pattern(#[from] PatternError),
+    /// Symbolic links lead in a circle.
+    #[error("too many links")]
+    TooManyLinks,
     /// An operation on the source failed.
-    #[error("failed to read `{}`", path.display())]
+    #[error("{action} {}", path.display())]
     Read {
+        /// What was done, as the system call is called.
+        action: &'static str,
         /// The path in the source.
         path: PathBuf,
         /// What failed.
         source: io::Error,
     },
     /// An operation on the destination failed.
-    #[error("failed to write `{}`", path.display())]
+    #[error("{action} {}", path.display())]
     Write {
+        /// What was done, as the system call is called.
+        action: &'static str,
         /// The path in the destination.
         path: PathBuf,
         /// What failed.
@@ -102,15 +109,33 @@ pub enum CopyError {
 }
 
 impl CopyError {
-    fn read(path: &Path) -> impl FnOnce(io::Error) -> CopyError {
+    fn read(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CopyError {
         let path = Path::new("/").join(path);
-        move |source| CopyError::Read { path, source }
+        move |source| match is_loop(&source) {
+            true => CopyError::TooManyLinks,
+            false => CopyError::Read {
+                action,
+                path,
+                source,
+            },
+        }
     }
 
-    fn write(path: &Path) -> impl FnOnce(io::Error) -> CopyError {
+    fn write(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CopyError {
         let path = Path::new("/").join(path);
-        move |source| CopyError::Write { path, source }
+        move |source| match is_loop(&source) {
+            true => CopyError::TooManyLinks,
+            false => CopyError::Write {
+                action,
+                path,
+                source,
+            },
+        }
     }
+}
+
+fn is_loop(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
 }
 
 /// Copies `src_path` of `src` to `dst_path` of `dst`.
@@ -142,8 +167,8 @@ pub fn sources(
 ) -> Result<Vec<String>, CopyError> {
     for required in &options.required {
         let path = in_root(src, Path::new(required), Follow::Yes)
-            .map_err(CopyError::read(Path::new(required)))?;
-        if !src.exists(&path).map_err(CopyError::read(&path))? {
+            .map_err(CopyError::read("lstat", Path::new(required)))?;
+        if !src.exists(&path).map_err(CopyError::read("lstat", &path))? {
             return Err(CopyError::NotFound(required.clone()));
         }
     }
@@ -160,7 +185,7 @@ pub fn sources(
         Err(error) if is_missing(&error) => {
             return Err(CopyError::NotFound(src_path.to_owned()));
         }
-        Err(error) => return Err(CopyError::read(Path::new(src_path))(error)),
+        Err(error) => return Err(CopyError::read("lstat", Path::new(src_path))(error)),
     };
     if found.is_empty() && !options.allow_empty_wildcard {
         return Err(CopyError::NotFound(src_path.to_owned()));
@@ -173,6 +198,7 @@ pub fn sources(
             Err(path) => {
                 let source = io::Error::new(io::ErrorKind::InvalidData, "name is not UTF-8");
                 return Err(CopyError::Read {
+                    action: "open",
                     path: path.into(),
                     source,
                 });
@@ -217,11 +243,11 @@ fn find_source(
     } else {
         Follow::No
     };
-    let source = in_root(src, &named, follow).map_err(CopyError::read(&named))?;
+    let source = in_root(src, &named, follow).map_err(CopyError::read("lstat", &named))?;
     match src.stat(&source, Follow::No) {
         Ok(metadata) => Ok((source, metadata)),
         Err(error) if is_missing(&error) => Err(CopyError::NotFound(src_path.to_owned())),
-        Err(error) => Err(CopyError::read(&source)(error)),
+        Err(error) => Err(CopyError::read("lstat", &source)(error)),
     }
 }
 
@@ -235,7 +261,7 @@ fn prepare_target<'a>(
     let (dst, options) = (made.dst, made.options);
     let follow = |path: &Path| {
         let resolved = in_root(dst, path, Follow::Yes);
-        resolved.map_err(CopyError::write(path))
+        resolved.map_err(CopyError::write("lstat", path))
     };
     let (dir, last) = match dst_path.rsplit_once('/') {
         Some((dir, last)) => (dir, last),
@@ -245,7 +271,7 @@ fn prepare_target<'a>(
         let target = follow(Path::new(dst_path))?;
         let parent = target.parent().unwrap_or(Path::new(""));
         dst.stat(parent, Follow::No)
-            .map_err(CopyError::write(parent))?;
+            .map_err(CopyError::write("lstat", parent))?;
     }
     let ensured = if matches!(last, "" | ".") {
         dst_path
@@ -258,7 +284,7 @@ fn prepare_target<'a>(
     let existing = match dst.stat(&target, Follow::No) {
         Ok(metadata) => Some(metadata.kind),
         Err(error) if is_missing(&error) => None,
-        Err(error) => return Err(CopyError::write(&target)(error)),
+        Err(error) => return Err(CopyError::write("lstat", &target)(error)),
     };
     let source_is_dir = source.kind == FileKind::Dir;
     let lands_inside = if source_is_dir {
@@ -304,12 +330,12 @@ impl Made<'_> {
         let made = self
             .dst
             .mkdir_all(path, mode)
-            .map_err(CopyError::write(path))?;
+            .map_err(|error| CopyError::write("mkdir", &blocking(self.dst, path, &error))(error))?;
         for dir in &made {
             if let Some((uid, gid)) = self.options.owner {
                 self.dst
                     .chown(dir, uid, gid, Follow::No)
-                    .map_err(CopyError::write(dir))?;
+                    .map_err(CopyError::write("lchown", dir))?;
             }
         }
         self.dirs.extend(made);
@@ -324,7 +350,7 @@ impl Made<'_> {
         for dir in self.dirs.iter().rev() {
             self.dst
                 .set_mtime(dir, time, Follow::No)
-                .map_err(CopyError::write(dir))?;
+                .map_err(CopyError::write("utimensat", dir))?;
         }
         Ok(())
     }

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use sys::root::{Follow, RootDir};
 
 use crate::path::relative;
-use crate::resolve::{in_root, is_missing, wildcards};
+use crate::resolve::{blocking, in_root, is_missing, wildcards};
 
 /// Why a tree was not changed.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to {action} `{}`", path.display())]
+#[error("{action} {}", path.display())]
 pub struct EditError {
     action: &'static str,
     path: PathBuf,
@@ -23,8 +23,9 @@ impl EditError {
         is_missing(&self.source)
     }
 
-    fn new(action: &'static str, path: &str) -> impl FnOnce(io::Error) -> EditError {
-        let path = PathBuf::from(path);
+    /// What was done, as the system call is called, and to what.
+    fn new(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> EditError {
+        let path = Path::new("/").join(path);
         move |source| EditError {
             action,
             path,
@@ -77,7 +78,10 @@ pub fn mkdir(
         // From the innermost out, as making an entry changes the directory's time.
         dirs.iter().rev().try_for_each(|dir| made.apply(root, dir))
     };
-    make().map_err(EditError::new("make directory", path))
+    make().map_err(|error| {
+        let path = blocking(root, Path::new(path), &error);
+        EditError::new("mkdir", path)(error)
+    })
 }
 
 /// Writes `data` to the file `path`. If it exists it keeps its permission bits, else it gets
@@ -94,7 +98,7 @@ pub fn mkfile(
         root.create(&target, mode & 0o777, false)?.write_all(data)?;
         made.apply(root, &target)
     };
-    make().map_err(EditError::new("write file", path))
+    make().map_err(EditError::new("open", path))
 }
 
 /// Makes the symbolic link `path` that says `target`.
@@ -104,7 +108,7 @@ pub fn symlink(root: &RootDir, target: &str, path: &str, made: Made) -> Result<(
         root.symlink(Path::new(target), &path)?;
         made.apply(root, &path)
     };
-    make().map_err(EditError::new("make symbolic link", path))
+    make().map_err(EditError::new("symlink", path))
 }
 
 /// Removes `path` and all below it; a link in its last component is removed itself.
@@ -129,7 +133,7 @@ pub fn remove(
             .iter()
             .try_for_each(|path| remove_one(root, path, allow_not_found))
     };
-    run().map_err(EditError::new("remove", path))
+    run().map_err(EditError::new("stat", path))
 }
 
 fn remove_one(root: &RootDir, path: &Path, allow_not_found: bool) -> io::Result<()> {

@@ -64,6 +64,20 @@ pub(crate) fn is_missing(error: &io::Error) -> bool {
     )
 }
 
+/// What of `path` is in the way of a directory: where that is why `error` came, the file that is not
+/// one, else `path`.
+pub(crate) fn blocking(root: &RootDir, path: &Path, error: &io::Error) -> PathBuf {
+    let file = |at: &&Path| {
+        let found = root.stat(at, Follow::Yes);
+        found.is_ok_and(|metadata| metadata.kind != FileKind::Dir)
+    };
+    let found = match error.kind() {
+        io::ErrorKind::NotADirectory => path.ancestors().find(file),
+        _ => None,
+    };
+    found.unwrap_or(path).to_owned()
+}
+
 fn parts(path: &Path) -> VecDeque<OsString> {
     path.components()
         .filter_map(|part| match part {

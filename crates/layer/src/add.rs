@@ -30,7 +30,7 @@ pub enum AddError {
     #[error(transparent)]
     Copy(#[from] CopyError),
     /// It is an archive that could not be unpacked.
-    #[error("failed to unpack archive `{}`", path.display())]
+    #[error("failed to unpack archive {}", path.display())]
     Unpack {
         /// The archive.
         path: PathBuf,
@@ -109,7 +109,9 @@ pub fn extract_archive(
     };
     mkdir(dst, path, 0o755, true, made).map_err(UnpackError::Destination)?;
     let path = Path::new(path);
-    let dir = dst.open_dir(path).map_err(UnpackError::entry(path))?;
+    let dir = dst
+        .open_dir(path)
+        .map_err(UnpackError::entry("open", path))?;
     let stream = decompress(stream).map_err(|error| UnpackError::Tar(error.into()))?;
     let mut extractor = Extractor::new(
         &dir,

@@ -10,8 +10,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use fstree::edit::EditError;
-use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid};
-use sys::root::{FileKind, Follow, RootDir, set_xattr_of};
+use rustix::fs::{Mode, Timespec, Timestamps};
+use sys::root::{FileKind, Follow, RootDir, chown_file, set_xattr_of};
 
 use crate::tar::{Header, Kind, ReadError, Reader};
 use crate::write::{OPAQUE_MARK, OPAQUE_XATTR, WHITEOUT, is_portable};
@@ -65,11 +65,13 @@ pub enum UnpackError {
     #[error("archive has more than {0} bytes")]
     TooLarge(u64),
     /// The directory to unpack into cannot be made.
-    #[error("failed to prepare the destination")]
-    Destination(#[source] EditError),
+    #[error(transparent)]
+    Destination(EditError),
     /// An entry cannot be made.
-    #[error("failed to unpack `{}`", path.display())]
+    #[error("{action} /{}", path.display())]
     Entry {
+        /// What was done, as the system call is called.
+        action: &'static str,
         /// The entry.
         path: PathBuf,
         /// Why not.
@@ -78,9 +80,16 @@ pub enum UnpackError {
 }
 
 impl UnpackError {
-    pub(crate) fn entry(path: &Path) -> impl FnOnce(io::Error) -> UnpackError {
-        let path = path.to_owned();
-        move |source| UnpackError::Entry { path, source }
+    pub(crate) fn entry(
+        action: &'static str,
+        path: &Path,
+    ) -> impl FnOnce(io::Error) -> UnpackError {
+        let path = path.strip_prefix("/").unwrap_or(path).to_owned();
+        move |source| UnpackError::Entry {
+            action,
+            path,
+            source,
+        }
     }
 }
 
@@ -145,14 +154,30 @@ impl<'a> Extractor<'a> {
             match self.root.set_mtime(&path, time, Follow::No) {
                 // Replaced by a later entry.
                 Err(error) if is_missing(&error) => {}
-                result => result.map_err(UnpackError::entry(&path))?,
+                result => result.map_err(UnpackError::entry("utimensat", &path))?,
             }
         }
         Ok(())
     }
 
+    /// The path from the root, without `.` and `..`. What would lead above the root stays at the root
+    /// where files are just files, and is an error in a layer.
+    fn inside(&self, path: &Path) -> Result<PathBuf, UnpackError> {
+        let mut out = PathBuf::new();
+        for part in path.components() {
+            match part {
+                Component::Normal(name) => out.push(name),
+                Component::ParentDir if !out.pop() && matches!(self.form, Form::Overlay) => {
+                    return Err(UnpackError::Outside(path.to_owned()));
+                }
+                _ => {}
+            }
+        }
+        Ok(out)
+    }
+
     fn put<R: Read>(&mut self, header: &Header, reader: &mut Reader<R>) -> Result<(), UnpackError> {
-        let path = inside(&header.path)?;
+        let path = self.inside(&header.path)?;
         // The root is the caller's: its owner and mode are not the archive's to say.
         let Some(name) = path.file_name().map(OsStr::to_owned) else {
             return Ok(());
@@ -166,11 +191,13 @@ impl<'a> Extractor<'a> {
         {
             return self.put_mark(&path, &parent, name.as_bytes(), OsStr::from_bytes(hidden));
         }
-        let dir = self
-            .take_parent(&parent)
-            .map_err(UnpackError::entry(&path))?;
+        let failed = || UnpackError::entry(action(&header.kind), &path);
+        let dir = match self.form {
+            Form::Overlay => self.take_parent(&parent).map_err(failed())?,
+            Form::Plain { .. } => self.take_plain_parent(&parent, &path, &header.kind)?,
+        };
         let target = match &header.kind {
-            Kind::HardLink(target) => Some(inside(target)?),
+            Kind::HardLink(target) => Some(self.inside(target)?),
             _ => None,
         };
         let entry = Entry {
@@ -179,9 +206,7 @@ impl<'a> Extractor<'a> {
             name: Path::new(&name),
             target,
         };
-        let replaced = self
-            .make(&entry, &path, reader)
-            .map_err(UnpackError::entry(&path))?;
+        let replaced = self.make(&entry, &path, reader).map_err(failed())?;
         if !replaced {
             self.parent = Some((parent, dir));
         }
@@ -288,7 +313,7 @@ impl<'a> Extractor<'a> {
         name: &[u8],
         hidden: &OsStr,
     ) -> Result<(), UnpackError> {
-        let failed = || UnpackError::entry(path);
+        let failed = || UnpackError::entry("mknod", path);
         if name == OPAQUE_MARK {
             let dir = self.take_parent(parent).map_err(failed())?;
             let set = dir.set_xattr(Path::new("."), OsStr::new(OPAQUE_XATTR), b"y");
@@ -349,6 +374,34 @@ impl<'a> Extractor<'a> {
         self.root.open_dir(path)
     }
 
+    /// Opens the directory at `path` for `entry`, as Docker does: a link that leads nowhere is in the
+    /// way of a directory, and is not replaced by one.
+    fn take_plain_parent(
+        &mut self,
+        path: &Path,
+        entry: &Path,
+        kind: &Kind,
+    ) -> Result<RootDir, UnpackError> {
+        match self.parent.take() {
+            Some((known, dir)) if known == path => return Ok(dir),
+            _ => {}
+        }
+        let there = path.as_os_str().is_empty() || self.root.stat(path, Follow::No).is_ok();
+        for part in prefixes(path).filter(|_| !there) {
+            match self.root.mkdir(&part, IMPLIED_DIR_MODE) {
+                Ok(()) => self.implied.push(part),
+                Err(error) => {
+                    let found = self.root.stat(&part, Follow::Yes);
+                    if !found.is_ok_and(|metadata| metadata.kind == FileKind::Dir) {
+                        return Err(UnpackError::entry("mkdir", &part)(error));
+                    }
+                }
+            }
+        }
+        let opened = self.root.open_dir(path);
+        opened.map_err(UnpackError::entry(action(kind), entry))
+    }
+
     fn copy<R: Read>(&mut self, reader: &mut Reader<R>, mut file: &File) -> io::Result<()> {
         self.buffer.resize(BUFFER, 0);
         loop {
@@ -371,7 +424,7 @@ impl<'a> Extractor<'a> {
     /// Owner first: changing it takes away set-user-id and capabilities.
     fn finish_file(&self, header: &Header, file: &File) -> io::Result<()> {
         let (uid, gid) = self.owner(header);
-        rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        chown_file(file, uid, gid)?;
         for (name, value) in header.xattrs.iter().filter(|(name, _)| is_portable(name)) {
             allow_unsupported(set_xattr_of(file, name, value))?;
         }
@@ -458,17 +511,20 @@ fn is_aufs(path: &Path) -> bool {
     })
 }
 
-/// The path from the root, without `.` and `..`; an error if it would lead above the root.
-fn inside(path: &Path) -> Result<PathBuf, UnpackError> {
-    let mut out = PathBuf::new();
-    for part in path.components() {
-        match part {
-            Component::Normal(name) => out.push(name),
-            Component::ParentDir if !out.pop() => {
-                return Err(UnpackError::Outside(path.to_owned()));
-            }
-            _ => {}
-        }
+/// `path` from its first component on, one more each time.
+fn prefixes(path: &Path) -> impl Iterator<Item = PathBuf> {
+    let mut all: Vec<PathBuf> = path.ancestors().map(Path::to_owned).collect();
+    all.retain(|path| !path.as_os_str().is_empty());
+    all.into_iter().rev()
+}
+
+/// The system call that makes an entry.
+fn action(kind: &Kind) -> &'static str {
+    match kind {
+        Kind::File => "open",
+        Kind::Dir => "mkdir",
+        Kind::Symlink(_) => "symlink",
+        Kind::HardLink(_) => "link",
+        Kind::CharDevice(..) | Kind::BlockDevice(..) | Kind::Fifo => "mknod",
     }
-    Ok(out)
 }

@@ -76,7 +76,7 @@ pub fn unpack(
 /// below; those that are not there stay as they are.
 pub fn adopt_dirs(into: &RootDir, lower: &RootDir, dirs: &[PathBuf]) -> Result<(), UnpackError> {
     for path in dirs.iter().rev() {
-        adopt_dir(into, lower, path).map_err(UnpackError::entry(path))?;
+        adopt_dir(into, lower, path).map_err(UnpackError::entry("chmod", path))?;
     }
     Ok(())
 }

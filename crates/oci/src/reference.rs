@@ -78,9 +78,7 @@ impl Reference {
             path
         };
         if path.chars().any(|c| c.is_ascii_uppercase()) {
-            return Err(ParseReferenceError::Case(
-                path.strip_prefix("library/").unwrap_or(&path).to_owned(),
-            ));
+            return Err(ParseReferenceError::Case(path));
         }
         if domain.len() + path.len() > 255 {
             return Err(ParseReferenceError::Length);

@@ -261,12 +261,16 @@ impl TransportError {
         if error.is_timeout() {
             text = "i/o timeout".to_owned();
         } else if error.is_connect() {
-            let step = if text.starts_with("connection ") {
-                "connect: "
-            } else {
-                ""
+            text = match text.strip_prefix("failed to lookup address information: ") {
+                Some(reason) => {
+                    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+                    format!("dial tcp: lookup {host}: {}", lookup_text(reason))
+                }
+                None if text.starts_with("connection ") => {
+                    format!("dial tcp {address}: connect: {text}")
+                }
+                None => format!("dial tcp {address}: {text}"),
             };
-            text = format!("dial tcp {address}: {step}{text}");
         }
         TransportError { text, not_tls }
     }
@@ -287,6 +291,14 @@ impl fmt::Display for TransportError {
 }
 
 impl Error for TransportError {}
+
+/// Why a name has no address, in the words that scripts look for.
+fn lookup_text(reason: &str) -> &str {
+    match reason {
+        "Name or service not known" | "No address associated with hostname" => "no such host",
+        other => other,
+    }
+}
 
 fn io_text(error: &io::Error) -> Option<&'static str> {
     match error.kind() {

@@ -190,15 +190,26 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// What an error says, without the number that the standard library puts behind what the kernel
-/// says: it helps nobody who reads it.
+/// What an error says. What the kernel says is written as in other messages, in small letters and
+/// without its number, which helps nobody who reads it: scripts look for `no such file or directory`.
 fn plain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
-    if let Some(at) = text.rfind(" (os error ")
-        && text.ends_with(')')
-    {
-        text.truncate(at);
+    if text == "unexpected end of file" || text == "failed to fill whole buffer" {
+        return "unexpected EOF".to_owned();
     }
+    let Some(kernel) = text
+        .strip_suffix(')')
+        .and_then(|text| text.rsplit_once(" (os error "))
+        .and_then(|(_, number)| number.parse().ok())
+        .map(|number| std::io::Error::from_raw_os_error(number).to_string())
+    else {
+        return text;
+    };
+    let start = text.len().saturating_sub(kernel.len());
+    if text.ends_with(&kernel) {
+        text[start..=start].make_ascii_lowercase();
+    }
+    text.truncate(text.rfind(" (os error ").unwrap_or(text.len()));
     text
 }
 
@@ -207,9 +218,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_of_the_kernel_are_left_out() {
+    fn what_the_kernel_says_is_in_small_letters_without_numbers() {
         let error = std::io::Error::from_raw_os_error(2);
-        assert_eq!(chain(&error), "No such file or directory");
+        assert_eq!(chain(&error), "no such file or directory");
+        let error = std::io::Error::other(format!("open /x: {error}"));
+        assert_eq!(chain(&error), "open /x: no such file or directory");
     }
 
     fn survives(detail: Detail) -> Detail {

@@ -37,7 +37,7 @@ pub enum SessionError {
         status: Box<Status>,
     },
     /// The files that the client sends are not a tree, or could not be written.
-    #[error("failed to transfer files")]
+    #[error(transparent)]
     Files(#[from] FilesError),
     /// A local file or socket failed.
     #[error("{what}")]

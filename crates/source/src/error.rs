@@ -160,7 +160,7 @@ pub enum HttpError {
     #[error(transparent)]
     Setup(#[from] SetupError),
     /// No answer came, or it broke off.
-    #[error("failed to fetch {url}")]
+    #[error("Get \"{url}\"")]
     Request {
         /// Where.
         url: String,
@@ -176,7 +176,7 @@ pub enum HttpError {
         status: u16,
     },
     /// The content is not what was expected.
-    #[error("digest mismatch for {url}: {got} (expected: {want})")]
+    #[error("digest mismatch {got}: {want}")]
     Digest {
         /// Where.
         url: String,
@@ -296,7 +296,7 @@ pub enum GitError {
     #[error("the git source is not signed as the build demands")]
     Signature(#[source] SignatureError),
     /// The directory is not in the commit.
-    #[error("invalid subdir {path}")]
+    #[error("invalid subdir {path}: failed to lstat {path:?}: statat {path}")]
     Subdir {
         /// Which.
         path: String,

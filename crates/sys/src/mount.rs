@@ -222,7 +222,10 @@ pub fn tmpfs(size_bytes: u64, mode: u32) -> io::Result<MountFd> {
 /// with string options (an option without a value is a flag) and mount flags of [`Attr`].
 pub fn filesystem(kind: &str, options: &[(&str, Option<&str>)], flags: u64) -> io::Result<MountFd> {
     let fs = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
-    rustix::mount::fsconfig_set_string(&fs, "source", kind)?;
+    // Options may say which name is shown for it.
+    if options.iter().all(|(key, _)| *key != "source") {
+        rustix::mount::fsconfig_set_string(&fs, "source", kind)?;
+    }
     for (key, value) in options {
         match value {
             Some(value) => rustix::mount::fsconfig_set_string(&fs, *key, *value)?,

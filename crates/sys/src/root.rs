@@ -72,6 +72,22 @@ impl AsFd for Dir<'_> {
     }
 }
 
+/// The ids of an owner for the kernel. The highest number, which archives and clients can name, means
+/// that the file keeps what it has.
+fn owner(uid: u32, gid: u32) -> (Option<rustix::fs::Uid>, Option<rustix::fs::Gid>) {
+    let uid = (uid != u32::MAX).then(|| rustix::fs::Uid::from_raw(uid));
+    (
+        uid,
+        (gid != u32::MAX).then(|| rustix::fs::Gid::from_raw(gid)),
+    )
+}
+
+/// Changes the owner of an open file; an id of `u32::MAX` is left as it is.
+pub fn chown_file(file: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
+    let (uid, gid) = owner(uid, gid);
+    Ok(rustix::fs::fchown(file, uid, gid)?)
+}
+
 impl RootDir {
     /// Opens a directory of our own: `path` is trusted and its links are followed anywhere.
     pub fn open(path: &Path) -> io::Result<RootDir> {
@@ -363,20 +379,17 @@ impl RootDir {
         remove::remove_all(place.dir.as_fd(), place.name)
     }
 
-    /// Changes the owner of `path`.
+    /// Changes the owner of `path`, as [`chown_file`] does.
     pub fn chown(&self, path: &Path, uid: u32, gid: u32, follow: Follow) -> io::Result<()> {
-        let (uid, gid) = (
-            rustix::fs::Uid::from_raw(uid),
-            rustix::fs::Gid::from_raw(gid),
-        );
+        let (uid, gid) = owner(uid, gid);
         match follow {
             Follow::Yes => {
                 let found = self.resolve(path, Follow::Yes)?;
                 Ok(rustix::fs::chownat(
                     &found,
                     "",
-                    Some(uid),
-                    Some(gid),
+                    uid,
+                    gid,
                     AtFlags::EMPTY_PATH,
                 )?)
             }
@@ -384,11 +397,7 @@ impl RootDir {
                 let place = self.place(path)?;
                 let flags = AtFlags::SYMLINK_NOFOLLOW;
                 Ok(rustix::fs::chownat(
-                    &place.dir,
-                    place.name,
-                    Some(uid),
-                    Some(gid),
-                    flags,
+                    &place.dir, place.name, uid, gid, flags,
                 )?)
             }
         }

@@ -65,6 +65,20 @@ pub(crate) fn vectors(files: &[PathBuf], time: bool) -> anyhow::Result<()> {
     )
 }
 
+/// Runs this program anew with the frontend, to measure how its time grows.
+#[cfg(not(feature = "vectors"))]
+pub(crate) fn growth() -> anyhow::Result<()> {
+    let run = [
+        "run",
+        "--quiet",
+        "--package",
+        "xtask",
+        "--features",
+        "vectors",
+    ];
+    shell::run(shell::cargo(run).args(["--", "bench", "language"]))
+}
+
 /// Runs the solver's simulator over `sim.seeds` seeds.
 pub(crate) fn sim(sim: &Sim) -> anyhow::Result<()> {
     let test = [

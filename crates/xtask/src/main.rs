@@ -43,9 +43,10 @@ enum Command {
     },
     /// Build and run a web application from its Dockerfile, and fetch its page.
     Demo,
-    /// Measure, and compare with another daemon.
+    /// Measure, and compare with another daemon; `language` measures how the time for a Dockerfile
+    /// grows with it.
     Bench {
-        /// See `cargo xtask bench -- --help`.
+        /// `language`, or see `cargo xtask bench -- --help`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
@@ -78,6 +79,10 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Layers => layers::run(),
         Command::Test { arguments } => test::run(&arguments),
         Command::Demo => demo::run(),
+        #[cfg(feature = "vectors")]
+        Command::Bench { arguments } if is_language(&arguments) => vectors::growth::run(),
+        #[cfg(not(feature = "vectors"))]
+        Command::Bench { arguments } if is_language(&arguments) => heavy::growth(),
         #[cfg(feature = "bench")]
         Command::Bench { arguments } => bench::run(arguments),
         #[cfg(not(feature = "bench"))]
@@ -90,4 +95,9 @@ fn run(command: Command) -> anyhow::Result<()> {
         #[cfg(not(feature = "vectors"))]
         Command::Vectors { files, time } => heavy::vectors(&files, time),
     }
+}
+
+/// Whether it is the language that is to be measured.
+fn is_language(arguments: &[OsString]) -> bool {
+    arguments.first().is_some_and(|word| word == "language")
 }

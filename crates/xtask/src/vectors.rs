@@ -5,6 +5,7 @@
 
 mod bridge;
 mod compare;
+pub(crate) mod growth;
 
 use std::collections::BTreeMap;
 use std::fs;

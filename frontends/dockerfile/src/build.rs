@@ -225,19 +225,29 @@ impl Build {
         }
     }
 
-    async fn build_platform(
+    /// Lowers the file for a platform and passes on what the rules find.
+    pub(crate) async fn lower(
         &self,
         source: &Source,
         platform: Option<Platform>,
         lint: bool,
-    ) -> Result<(Lowered, ResultRef), FrontendError> {
+    ) -> Result<Lowered, FrontendError> {
         let request = self.request(source, platform, lint);
         let (lowered, warnings) = lower::lower(request, &self.client).await;
         let (places, vertex) = (Places::of(&source.file), source.graph.result().digest);
         for found in &warnings {
             self.bridge.warn(places.warning(vertex, found)).await?;
         }
-        let lowered = lowered.map_err(|failure| failure.into_frontend(Some(&source.file)))?;
+        lowered.map_err(|failure| failure.into_frontend(Some(&source.file)))
+    }
+
+    async fn build_platform(
+        &self,
+        source: &Source,
+        platform: Option<Platform>,
+        lint: bool,
+    ) -> Result<(Lowered, ResultRef), FrontendError> {
+        let lowered = self.lower(source, platform, lint).await?;
         let definition = lowered.definition();
         if definition.is_empty() {
             return Ok((lowered, ResultRef::scratch()));

@@ -89,9 +89,6 @@ impl Failure {
                     locations: all,
                 }
             }
-            Some(FrontendError::NotFound(_)) if locations.is_empty() => {
-                FrontendError::NotFound(message)
-            }
             Some(
                 FrontendError::Invalid { .. }
                 | FrontendError::NotFound(_)

@@ -360,7 +360,10 @@ impl Walk<'_> {
         {
             return true;
         }
-        let matches = pattern.is_empty() || go_match(pattern, named).unwrap_or(false);
+        // The root has no name that a wildcard could match.
+        let named_so =
+            || !named.as_os_str().is_empty() && go_match(pattern, named).unwrap_or(false);
+        let matches = pattern.is_empty() || named_so();
         if matches {
             self.matched = Some(named.to_owned());
         }

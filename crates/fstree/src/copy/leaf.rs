@@ -5,8 +5,8 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 
-use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid};
-use sys::root::{FileKind, Follow, Metadata, RootDir, set_xattr_of, xattrs_of};
+use rustix::fs::{Mode, Timespec, Timestamps};
+use sys::root::{FileKind, Follow, Metadata, RootDir, chown_file, set_xattr_of, xattrs_of};
 
 use super::content::copy_content;
 use super::{CopyError, CopyOptions};
@@ -44,19 +44,21 @@ pub(super) struct LeafCopier<'a> {
 impl LeafCopier<'_> {
     /// Copies something that is not a directory.
     pub(super) fn copy(self, leaf: &Leaf<'_>) -> Result<(), CopyError> {
-        let write = || CopyError::write(leaf.to);
+        let write = |action| CopyError::write(action, leaf.to);
         match leaf.metadata.kind {
             FileKind::File => return self.copy_file(leaf),
             FileKind::Symlink => {
                 let target = leaf
                     .src
                     .read_link(leaf.src_name())
-                    .map_err(CopyError::read(leaf.from))?;
-                self.put(leaf, |dst, name| dst.symlink(&target, name))?;
+                    .map_err(CopyError::read("readlink", leaf.from))?;
+                self.put(leaf, "symlink", |dst, name| dst.symlink(&target, name))?;
             }
             // A socket is copied as an empty file, as BuildKit does: it means nothing elsewhere.
             FileKind::Socket => {
-                self.put(leaf, |dst, name| dst.mknod(name, FileKind::File, 0, 0))?;
+                self.put(leaf, "mknod", |dst, name| {
+                    dst.mknod(name, FileKind::File, 0, 0)
+                })?;
             }
             kind @ (FileKind::CharDevice | FileKind::BlockDevice | FileKind::Fifo) => {
                 let rdev = if kind == FileKind::Fifo {
@@ -64,19 +66,19 @@ impl LeafCopier<'_> {
                 } else {
                     leaf.metadata.rdev
                 };
-                self.put(leaf, |dst, name| dst.mknod(name, kind, 0, rdev))?;
+                self.put(leaf, "mknod", |dst, name| dst.mknod(name, kind, 0, rdev))?;
             }
             FileKind::Dir => return Err(CopyError::IsADirectory(leaf.to.to_owned())),
         }
         self.apply_by_path(leaf.dst, leaf.dst_name(), &leaf.metadata)
-            .map_err(write())?;
+            .map_err(write("chmod"))?;
         let xattrs = leaf
             .src
             .xattrs(leaf.src_name())
-            .map_err(CopyError::read(leaf.from))?;
+            .map_err(CopyError::read("listxattr", leaf.from))?;
         for (name, value) in xattrs {
             set_xattr(&name, || leaf.dst.set_xattr(leaf.dst_name(), &name, &value))
-                .map_err(write())?;
+                .map_err(write("setxattr"))?;
         }
         Ok(())
     }
@@ -85,15 +87,15 @@ impl LeafCopier<'_> {
         let from = leaf
             .src
             .open_seen_file(leaf.src_name())
-            .map_err(CopyError::read(leaf.from))?;
+            .map_err(CopyError::read("open", leaf.from))?;
         let mode = self.options.mode.apply(leaf.metadata.mode, false);
-        let to = self.put(leaf, |dst, name| dst.create_new(name, mode))?;
+        let to = self.put(leaf, "open", |dst, name| dst.create_new(name, mode))?;
         let copied = copy_content(&from, &to, &leaf.metadata)
             .and_then(|()| self.apply_to(to.as_fd(), &leaf.metadata));
-        copied.map_err(CopyError::write(leaf.to))?;
-        for (name, value) in xattrs_of(&from).map_err(CopyError::read(leaf.from))? {
+        copied.map_err(CopyError::write("write", leaf.to))?;
+        for (name, value) in xattrs_of(&from).map_err(CopyError::read("listxattr", leaf.from))? {
             set_xattr(&name, || set_xattr_of(&to, &name, &value))
-                .map_err(CopyError::write(leaf.to))?;
+                .map_err(CopyError::write("setxattr", leaf.to))?;
         }
         Ok(())
     }
@@ -102,23 +104,24 @@ impl LeafCopier<'_> {
     pub(super) fn put<T>(
         self,
         leaf: &Leaf<'_>,
+        action: &'static str,
         make: impl Fn(&RootDir, &Path) -> io::Result<T>,
     ) -> Result<T, CopyError> {
         let name = leaf.dst_name();
         match make(leaf.dst, name) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            result => return result.map_err(CopyError::write(leaf.to)),
+            result => return result.map_err(CopyError::write(action, leaf.to)),
         }
-        let write = || CopyError::write(leaf.to);
-        if stat_if_any(leaf.dst, name).map_err(write())? == Some(FileKind::Dir) {
+        let write = |action| CopyError::write(action, leaf.to);
+        if stat_if_any(leaf.dst, name).map_err(write("lstat"))? == Some(FileKind::Dir) {
             if !self.options.always_replace {
                 return Err(CopyError::IsADirectory(Path::new("/").join(leaf.to)));
             }
-            leaf.dst.remove_all(name).map_err(write())?;
+            leaf.dst.remove_all(name).map_err(write("unlinkat"))?;
         } else {
-            leaf.dst.unlink(name).map_err(write())?;
+            leaf.dst.unlink(name).map_err(write("remove"))?;
         }
-        make(leaf.dst, name).map_err(write())
+        make(leaf.dst, name).map_err(write(action))
     }
 
     fn owner(self, source: &Metadata) -> (u32, u32) {
@@ -151,7 +154,7 @@ impl LeafCopier<'_> {
         let made = rustix::fs::fstat(file)?;
         let (uid, gid) = self.owner(source);
         if (made.st_uid, made.st_gid) != (uid, gid) {
-            rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+            chown_file(file, uid, gid)?;
         }
         let is_dir = source.kind == FileKind::Dir;
         let mode = Mode::from_raw_mode(self.options.mode.apply(source.mode, is_dir));

@@ -100,8 +100,8 @@ impl<'a> Copier<'a> {
         target: &Path,
     ) -> Result<(), CopyError> {
         if metadata.kind != FileKind::Dir {
-            let src = open_parent(self.src, source).map_err(CopyError::read(source))?;
-            let dst = open_parent(self.dst, target).map_err(CopyError::write(target))?;
+            let src = open_parent(self.src, source).map_err(CopyError::read("open", source))?;
+            let dst = open_parent(self.dst, target).map_err(CopyError::write("open", target))?;
             let leaf = Leaf {
                 src: &src,
                 dst: &dst,
@@ -204,10 +204,10 @@ impl<'a> Copier<'a> {
         let src = self
             .src
             .open_dir(&src_path)
-            .map_err(CopyError::read(&src_path))?;
+            .map_err(CopyError::read("open", &src_path))?;
         let entries = src
             .read_dir(Path::new("."))
-            .map_err(CopyError::read(&src_path))?;
+            .map_err(CopyError::read("open", &src_path))?;
         let mut files = Vec::new();
         let mut tasks = Vec::new();
         for entry in entries {
@@ -221,7 +221,7 @@ impl<'a> Copier<'a> {
             let (from, to) = (join(&src_path, &entry.name), join(&dst_path, &entry.name));
             let metadata = src
                 .stat(Path::new(&entry.name), Follow::No)
-                .map_err(CopyError::read(&from))?;
+                .map_err(CopyError::read("lstat", &from))?;
             if metadata.kind == FileKind::Dir {
                 let dir = OpenDir {
                     src: from,
@@ -248,12 +248,16 @@ impl<'a> Copier<'a> {
         let dst = self
             .dst
             .open_dir(&dst_path)
-            .map_err(CopyError::write(&dst_path))?;
+            .map_err(CopyError::write("open", &dst_path))?;
         let mut files = files.into_iter().peekable();
         while files.peek().is_some() {
             let batch = Batch {
-                src: src.try_clone().map_err(CopyError::read(&src_path))?,
-                dst: dst.try_clone().map_err(CopyError::write(&dst_path))?,
+                src: src
+                    .try_clone()
+                    .map_err(CopyError::read("open", &src_path))?,
+                dst: dst
+                    .try_clone()
+                    .map_err(CopyError::write("open", &dst_path))?,
                 files: files.by_ref().take(BATCH).collect(),
             };
             if !pool.copy(batch) {
@@ -266,18 +270,18 @@ impl<'a> Copier<'a> {
     /// Makes the open directories that were not made yet, the outermost first.
     fn make_open_dirs(&mut self) -> Result<(), CopyError> {
         for dir in self.open.iter_mut().filter(|dir| dir.made.is_none()) {
-            let write = || CopyError::write(&dir.dst);
-            let mut existing = stat_if_any(self.dst, &dir.dst).map_err(write())?;
+            let write = |action| CopyError::write(action, &dir.dst);
+            let mut existing = stat_if_any(self.dst, &dir.dst).map_err(write("lstat"))?;
             if existing.is_some_and(|kind| kind != FileKind::Dir) {
                 if !self.options.always_replace {
                     return Err(CopyError::NotADirectory(Path::new("/").join(&dir.dst)));
                 }
-                self.dst.unlink(&dir.dst).map_err(write())?;
+                self.dst.unlink(&dir.dst).map_err(write("remove"))?;
                 existing = None;
             }
             dir.made = Some(match existing {
                 None => {
-                    self.dst.mkdir(&dir.dst, 0o700).map_err(write())?;
+                    self.dst.mkdir(&dir.dst, 0o700).map_err(write("mkdir"))?;
                     Finish::All
                 }
                 Some(_) if dir.top => Finish::Time,
@@ -291,23 +295,23 @@ impl<'a> Copier<'a> {
     fn finish(&self, dir: &OpenDir) -> Result<(), CopyError> {
         match dir.made.unwrap_or(Finish::Nothing) {
             Finish::All => {
-                let write = || CopyError::write(&dir.dst);
-                let dst = self.dst.open_dir(&dir.dst).map_err(write())?;
+                let write = |action| CopyError::write(action, &dir.dst);
+                let dst = self.dst.open_dir(&dir.dst).map_err(write("open"))?;
                 self.leaves()
                     .apply_to(dst.as_fd(), &dir.metadata)
-                    .map_err(write())?;
+                    .map_err(write("chmod"))?;
                 let src = self.src.open_dir(&dir.src);
                 let xattrs = src.and_then(|src| xattrs_of(src.as_fd()));
-                for (name, value) in xattrs.map_err(CopyError::read(&dir.src))? {
+                for (name, value) in xattrs.map_err(CopyError::read("listxattr", &dir.src))? {
                     set_xattr(&name, || set_xattr_of(dst.as_fd(), &name, &value))
-                        .map_err(write())?;
+                        .map_err(write("setxattr"))?;
                 }
                 Ok(())
             }
             Finish::Time => self
                 .dst
                 .set_mtime(&dir.dst, self.leaves().mtime(&dir.metadata), Follow::No)
-                .map_err(CopyError::write(&dir.dst)),
+                .map_err(CopyError::write("utimensat", &dir.dst)),
             Finish::Nothing => Ok(()),
         }
     }
@@ -341,7 +345,8 @@ impl<'a> Copier<'a> {
     /// Makes the further names of files.
     fn make_links(&mut self) -> Result<(), CopyError> {
         for link in std::mem::take(&mut self.links) {
-            let dst = open_parent(self.dst, &link.to).map_err(CopyError::write(&link.to))?;
+            let dst =
+                open_parent(self.dst, &link.to).map_err(CopyError::write("open", &link.to))?;
             let leaf = Leaf {
                 src: self.src,
                 dst: &dst,
@@ -349,7 +354,7 @@ impl<'a> Copier<'a> {
                 to: &link.to,
                 metadata: link.metadata,
             };
-            self.leaves().put(&leaf, |dst, name| {
+            self.leaves().put(&leaf, "link", |dst, name| {
                 dst.hard_link_from(self.dst, &link.first, name)
             })?;
         }

@@ -295,7 +295,11 @@ impl Job {
                 self.named_with(vertex, ids[0], ids, shared);
             }
             Err(error) => {
-                self.fail_naming_at(vertex, error, Some("failed to load cache key"), shared);
+                // A local directory is named by what comes in: there is no key to be had before.
+                let keyed = !matches!(&state.vertex.op().kind,
+                    OpKind::Source(source) if source.identifier.starts_with("local://"));
+                let what = keyed.then_some("failed to load cache key");
+                self.fail_naming_at(vertex, error, what, shared);
             }
         }
     }

@@ -309,3 +309,15 @@ fn a_race_between_directory_and_link_never_leads_out() {
         assert_eq!(seen, BTreeSet::from(["inside".to_owned()]));
     });
 }
+
+#[test]
+fn the_highest_number_leaves_an_owner_as_it_is() {
+    let f = Fixture::new();
+    let file = f.root.create(Path::new("file"), 0o644, true).unwrap();
+    chown_file(&file, 5, 6).unwrap();
+    chown_file(&file, u32::MAX, 7).unwrap();
+    let path = Path::new("file");
+    f.root.chown(path, 8, u32::MAX, Follow::No).unwrap();
+    let metadata = f.root.stat(path, Follow::No).unwrap();
+    assert_eq!((metadata.uid, metadata.gid), (8, 7));
+}

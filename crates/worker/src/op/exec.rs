@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use executor::{Container, ContainerRequest, Network, Output, Stdio, Stubs};
+use bytes::Bytes;
+use executor::{Container, ContainerRequest, CreateError, Network, Output, Stdio, Stubs};
 use llb::{ExecOp, NetMode, SecurityMode};
 use oci_spec::runtime::Spec;
 use refs::Ref;
@@ -24,6 +25,9 @@ const CHUNK: usize = 32 << 10;
 
 /// The path of programs where a step sets none (BuildKit: `util/system/path.go`).
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The exit code of a runtime that could not start a container's process.
+const RUNTIME_FAILED: i32 = 1;
 
 /// A step to run.
 pub(crate) struct Step<'a> {
@@ -107,6 +111,11 @@ pub(crate) async fn run(
     let container = shared.launcher.create(request).await;
     let mut container = match container {
         Ok(container) => container,
+        Err(CreateError::Exec { message, .. } | CreateError::Setup(message)) => {
+            let failure = failed(not_started(&message, events).await);
+            let left = mounts.left(op);
+            return Err(Failed { failure, left });
+        }
         Err(error) => {
             return Err(Failed {
                 failure: failed(Failure::user(chain(&error))),
@@ -141,6 +150,22 @@ pub(crate) async fn run(
         });
     }
     Ok(blocking(move || mounts.outputs()).await?)
+}
+
+/// A step whose program cannot be executed ends as one that a runtime of its own would have run: the
+/// reason is what it printed, and its exit code is the runtime's.
+async fn not_started(reason: &str, events: &Events) -> Failure {
+    // What the kernel said of the program itself stands alone.
+    let line = if reason.starts_with("exec ") {
+        format!("{reason}\n")
+    } else {
+        format!("unable to start container process: {reason}\n")
+    };
+    events.output(2, Bytes::from(line)).await;
+    Failure {
+        exit_code: Some(RUNTIME_FAILED),
+        ..Failure::user(format!("exit code: {RUNTIME_FAILED}: {reason}"))
+    }
 }
 
 /// Gives the step's container its devices.

@@ -1,6 +1,5 @@
 //! What is mounted in a step's container.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
@@ -46,25 +45,20 @@ pub(crate) struct Mounts {
     _caches: Vec<Mutable>,
     /// Changes that are thrown away with the step.
     _discarded: Vec<Active>,
-    /// Directories in which mount points may have been made.
-    parents: BTreeSet<PathBuf>,
     snapshots: Snapshots,
 }
 
 impl Mounts {
     /// The mounts, for the container.
     pub(crate) fn take(&mut self) -> Vec<MountAt> {
-        let mounts = std::mem::take(&mut self.others);
-        let parents = mounts.iter().filter_map(|at| at.destination.parent());
-        self.parents = parents.map(Path::to_owned).collect();
-        mounts
+        std::mem::take(&mut self.others)
     }
 
     /// What the mounts hold once the container is gone.
     pub(crate) fn outputs(self) -> Result<Vec<Made>, Failure> {
         for made in self.outputs.iter().flatten() {
             if let Made::New(active) = made {
-                untouched::forget(active, &self.snapshots, &self.parents).map_err(Failure::host)?;
+                untouched::forget(active, &self.snapshots).map_err(Failure::host)?;
             }
         }
         Ok(self.outputs.into_iter().flatten().collect())
@@ -96,7 +90,6 @@ pub(crate) async fn prepare(
         _agents: Vec::new(),
         _caches: Vec::new(),
         _discarded: Vec::new(),
-        parents: BTreeSet::new(),
         snapshots: shared.refs.snapshots().clone(),
     };
     let mut sorted: Vec<(usize, &Mount)> = step.op.mounts.iter().enumerate().collect();
@@ -118,7 +111,8 @@ pub(crate) async fn prepare(
             }
             MountKind::Tmpfs { size } => {
                 let size = u64::try_from(size.unwrap_or(0)).unwrap_or(0);
-                let mode = tmpfs_mode(mounts.root.as_ref(), &mount.dest).map_err(Failure::host)?;
+                let mode = tmpfs_mode(mounts.root.as_ref(), &destination(step.op, mount, index))
+                    .map_err(Failure::host)?;
                 Some(memory(size, mode, sys::mount::Attr::NOSUID).map_err(Failure::host)?)
             }
             MountKind::Secret(wanted) => match Secret::fetch(sessions, &wanted.id).await? {
@@ -133,7 +127,7 @@ pub(crate) async fn prepare(
                         mounts._agents.push(agent);
                         mounts
                             .ssh_socket
-                            .get_or_insert_with(|| destination(mount, index));
+                            .get_or_insert_with(|| destination(step.op, mount, index));
                         Some(fd)
                     }
                     None if wanted.optional => None,
@@ -152,7 +146,7 @@ pub(crate) async fn prepare(
             }
             Some(fd) => mounts.others.push(MountAt {
                 mount: fd,
-                destination: PathBuf::from(destination(mount, index)),
+                destination: PathBuf::from(destination(step.op, mount, index)),
                 readonly: mount.readonly,
             }),
             None => {}
@@ -161,10 +155,16 @@ pub(crate) async fn prepare(
     Ok(mounts)
 }
 
-fn destination(mount: &Mount, index: usize) -> String {
+/// Where a mount is; what is not absolute is in the step's directory.
+fn destination(op: &llb::ExecOp, mount: &Mount, index: usize) -> String {
     match mount.kind {
         MountKind::Ssh(_) if mount.dest.is_empty() => format!("{SSH_DIR}/ssh_agent.{index}"),
-        _ => mount.dest.clone(),
+        _ if mount.dest.starts_with('/') => mount.dest.clone(),
+        _ => {
+            let directory = op.meta.cwd.trim_matches('/');
+            let path = Path::new("/").join(directory).join(&mount.dest);
+            path.to_string_lossy().into_owned()
+        }
     }
 }
 

@@ -229,7 +229,9 @@ impl Client {
         {
             read = Ok(data);
         }
-        let data = read.map_err(at("failed to read dockerfile"))?;
+        let data = read
+            .map_err(not_code)
+            .map_err(at("failed to read dockerfile"))?;
         if let Ok(patterns) = self.bridge.read_file(&result, &ignore, None).await {
             // Set once: nothing else can have asked for it before the Dockerfile was read.
             let _ = self.ignore.set((ignore, patterns));
@@ -487,4 +489,13 @@ fn parse_ignore(name: &str, data: &[u8]) -> Result<Vec<String>, ContextError> {
         name: name.to_owned(),
         source,
     })
+}
+
+/// A Dockerfile that is not there is a mistake of the request: clients are not told that the build
+/// itself was not found.
+fn not_code(error: FrontendError) -> FrontendError {
+    match error {
+        FrontendError::NotFound(message) => FrontendError::invalid(message),
+        other => other,
+    }
 }

@@ -142,7 +142,9 @@ fn linter(request: &Request<'_>, data: &[u8]) -> Result<Linter, LowerError> {
             let check = parse::directive("check", data)
                 .map(|d| d.value)
                 .unwrap_or_default();
-            LintOptions::parse(&check).map_err(LowerError::LintOptions)?
+            // As with `syntax`, the first word counts.
+            LintOptions::parse(check.split(' ').next().unwrap_or_default())
+                .map_err(LowerError::LintOptions)?
         }
     };
     Ok(if request.lint {

@@ -257,11 +257,16 @@ fn mount(mount: &Mount) -> Value {
         ContentMatching::On => "ON",
         ContentMatching::Off => "OFF",
     };
+    // What a session offers has no number of its own in the op either.
+    let output = match mount.kind {
+        MountKind::Secret(_) | MountKind::Ssh(_) => Value::Null,
+        _ => index(mount.output),
+    };
     object([
         ("input", index(mount.input)),
         ("selector", mount.selector.as_str().into()),
         ("dest", mount.dest.as_str().into()),
-        ("output", index(mount.output)),
+        ("output", output),
         ("readonly", mount.readonly.into()),
         ("mountType", kind.into()),
         (name, options),

@@ -47,7 +47,7 @@ pub(super) fn place(span: LineSpan) -> Value {
 
 /// Places of one source file.
 pub(super) fn places(spans: &[LineSpan]) -> Value {
-    let ranges = spans.iter().filter(|span| span.start > 0).map(|span| {
+    let ranges = spans.iter().map(|span| {
         let position = |line: u32| object([("line", line.into())]);
         json!({"start": position(span.start), "end": position(span.end)})
     });

@@ -25,12 +25,10 @@ pub(crate) async fn answer(
     request: &str,
 ) -> Result<BuildResult, FrontendError> {
     // Questions are about one platform, and what the file says of others is the same.
-    let lowering = |lint| build.request(source, None, lint);
     match request {
         describe::NAME => Ok(describe::answer()),
         outline::NAME => {
-            let (lowered, _) = lower::lower(lowering(false), &build.client).await;
-            let lowered = lowered.map_err(|failure| failure.into_frontend(Some(&source.file)))?;
+            let lowered = build.lower(source, None, true).await?;
             Ok(outline::answer(&lowered.outline, &source.file))
         }
         targets::NAME => {
@@ -39,7 +37,7 @@ pub(crate) async fn answer(
             Ok(targets::answer(&targets, &source.file))
         }
         lint::NAME => {
-            let mut request = lowering(true);
+            let mut request = build.request(source, None, true);
             // Without a target, all of them.
             request.all_stages = build.options.target.is_empty();
             let (lowered, warnings) = lower::lower(request, &build.client).await;
@@ -47,8 +45,7 @@ pub(crate) async fn answer(
             Ok(report.answer(&source.file))
         }
         convert::NAME => {
-            let (lowered, _) = lower::lower(lowering(false), &build.client).await;
-            let lowered = lowered.map_err(|failure| failure.into_frontend(Some(&source.file)))?;
+            let lowered = build.lower(source, None, true).await?;
             convert::answer(&lowered.definition())
         }
         other => Err(FrontendError::UnsupportedSubrequest(other.to_owned())),
