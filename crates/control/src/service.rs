@@ -137,6 +137,51 @@ impl Control {
             cdi_devices: Vec::new(),
         }
     }
+
+    /// Runs a build to its end.
+    async fn build(&self, request: Request<wire::SolveRequest>) -> Answer<wire::SolveResponse> {
+        let call = request.extensions().get::<SpanContext>().copied();
+        let mut trace = call.map(|call| Trace::begin(&self.recorder, call));
+        let request = request.into_inner();
+        let record = (!request.internal).then(|| history::of_request(&request));
+        // Policies may have expressions that take a while to compile.
+        let allowed = self.engine.allowed();
+        let request = tokio::task::spawn_blocking(move || request::build_request(request, allowed))
+            .await
+            .map_err(|error| Status::internal(error.to_string()))?
+            .map_err(|error| failure::status(&error))?;
+        // Closed as cancelled if the client goes away.
+        let mut recording = None;
+        let mut unrecorded = None;
+        let begun = |log: &Arc<Log>| match record {
+            Some(record) => {
+                let (log, engine) = (log.clone(), self.engine.clone());
+                recording = Some(self.history.begin(record, log, trace.take(), engine));
+            }
+            None => unrecorded = trace.take().map(|trace| (trace, log.clone())),
+        };
+        let solved = self.engine.solve(request, begun).await;
+        if let Some((trace, log)) = unrecorded {
+            trace.record(&log);
+        }
+        match solved {
+            Ok(finished) => {
+                if let Some(recording) = recording {
+                    recording.succeeded(&finished);
+                }
+                Ok(Response::new(wire::SolveResponse {
+                    exporter_response: finished.response,
+                }))
+            }
+            Err(error) => {
+                let status = failure::status(&error);
+                if let Some(recording) = recording {
+                    recording.failed(&status);
+                }
+                Err(status)
+            }
+        }
+    }
 }
 
 fn platform(platform: &oci::Platform) -> pb::Platform {
@@ -201,47 +246,13 @@ impl ControlApi for Control {
     }
 
     async fn solve(&self, request: Request<wire::SolveRequest>) -> Answer<wire::SolveResponse> {
-        let call = request.extensions().get::<SpanContext>().copied();
-        let mut trace = call.map(|call| Trace::begin(&self.recorder, call));
-        let request = request.into_inner();
-        let record = (!request.internal).then(|| history::of_request(&request));
-        // Policies may have expressions that take a while to compile.
-        let allowed = self.engine.allowed();
-        let request = tokio::task::spawn_blocking(move || request::build_request(request, allowed))
-            .await
-            .map_err(|error| Status::internal(error.to_string()))?
-            .map_err(|error| failure::status(&error))?;
-        // Closed as cancelled if the client goes away.
-        let mut recording = None;
-        let mut unrecorded = None;
-        let begun = |log: &Arc<Log>| match record {
-            Some(record) => {
-                let (log, engine) = (log.clone(), self.engine.clone());
-                recording = Some(self.history.begin(record, log, trace.take(), engine));
-            }
-            None => unrecorded = trace.take().map(|trace| (trace, log.clone())),
-        };
-        let solved = self.engine.solve(request, begun).await;
-        if let Some((trace, log)) = unrecorded {
-            trace.record(&log);
+        let session = request.get_ref().session.clone();
+        let answer = self.build(request).await;
+        if answer.is_err() {
+            // The client leaves now, maybe before its session was set up.
+            self.sessions.settle(&session).await;
         }
-        match solved {
-            Ok(finished) => {
-                if let Some(recording) = recording {
-                    recording.succeeded(&finished);
-                }
-                Ok(Response::new(wire::SolveResponse {
-                    exporter_response: finished.response,
-                }))
-            }
-            Err(error) => {
-                let status = failure::status(&error);
-                if let Some(recording) = recording {
-                    recording.failed(&status);
-                }
-                Err(status)
-            }
-        }
+        answer
     }
 
     type StatusStream = ReceiverStream<Result<wire::StatusResponse, Status>>;

@@ -84,6 +84,9 @@ impl Identity {
     }
 }
 
+/// How long the answer to a build that failed waits for its session to be set up.
+const SETTLING: Duration = Duration::from_secs(1);
+
 /// An open session.
 #[derive(Debug)]
 pub struct Session {
@@ -207,6 +210,24 @@ impl Sessions {
             .map_err(|_| SessionError::NotFound(id.to_owned()))
     }
 
+    /// Waits until the session `id` is open and its connection set up on both sides, for a second at
+    /// most: for an answer after which the client closes it.
+    ///
+    /// What still arrives while BuildKit's client closes a session (`session/grpchijack`), it takes for
+    /// more than that is, and logs an HTTP/2 error in front of the one that matters.
+    pub async fn settle(&self, id: &str) {
+        if id.is_empty() {
+            return;
+        }
+        let settled = async {
+            if let Ok(session) = self.get(id, SETTLING).await {
+                health::answers(&session).await;
+            }
+        };
+        // It is about what the client shows, so it is given up without a word.
+        let _ = tokio::time::timeout(SETTLING, settled).await;
+    }
+
     /// How many sessions are open.
     pub fn len(&self) -> usize {
         self.lock().len()
@@ -248,6 +269,15 @@ pub(crate) fn gone(id: &str) -> Status {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::StreamExt as _;
+    use rpc::tunnel::outgoing;
+    use tonic::{Request, Response};
+    use tonic_health::pb::health_server::{Health, HealthServer};
+    use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+
     use super::*;
 
     #[test]
@@ -274,5 +304,72 @@ mod tests {
             error.to_string(),
             "no active session for x: context deadline exceeded"
         );
+    }
+
+    /// Counts what it is asked, and answers that it is well.
+    #[derive(Clone, Default)]
+    struct Well {
+        asked: Arc<AtomicUsize>,
+    }
+
+    #[tonic::async_trait]
+    impl Health for Well {
+        type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
+
+        async fn check(
+            &self,
+            _: Request<HealthCheckRequest>,
+        ) -> Result<Response<HealthCheckResponse>, Status> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            Ok(Response::new(HealthCheckResponse::default()))
+        }
+
+        async fn watch(
+            &self,
+            _: Request<HealthCheckRequest>,
+        ) -> Result<Response<Self::WatchStream>, Status> {
+            Err(Status::unimplemented("nobody watches"))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_session_is_settled_when_its_client_has_answered() {
+        let mut metadata = MetadataMap::new();
+        metadata.insert("x-docker-expose-session-uuid", "abc".parse().unwrap());
+        metadata.insert(
+            "x-docker-expose-session-grpc-method",
+            "/grpc.health.v1.Health/Check".parse().unwrap(),
+        );
+        let identity = Identity::from_metadata(&metadata).unwrap();
+        let sessions = Sessions::new();
+        let (to_client, of_daemon) = outgoing::<BytesMessage>();
+        let (to_daemon, of_client) = outgoing::<BytesMessage>();
+        let well = Well::default();
+        let routes = tonic::service::Routes::new(HealthServer::new(well.clone()));
+        // It is waited for also while it is not open yet.
+        let settled = sessions.settle("abc");
+        let open = async {
+            let client = Tunnel::new(of_daemon.map(Ok), to_daemon);
+            let incoming = of_client.map(Ok);
+            tokio::join!(
+                rpc::tunnel::serve_over(client, routes),
+                sessions.accept(identity, incoming, to_client),
+            )
+        };
+        tokio::select! {
+            biased;
+            () = settled => {}
+            _ = open => unreachable!("it stays open"),
+        }
+        assert_eq!(well.asked.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_is_not_opened_is_not_waited_for_long() {
+        let began = tokio::time::Instant::now();
+        Sessions::new().settle("x").await;
+        assert_eq!(began.elapsed(), SETTLING);
+        Sessions::new().settle("").await;
+        assert_eq!(began.elapsed(), SETTLING);
     }
 }
