@@ -393,3 +393,21 @@ fn lints_are_warnings() {
     let has = |name: &str| build.warnings.iter().any(|warning| warning.contains(name));
     assert!(has("LegacyKeyValueFormat"), "{:?}", build.warnings);
 }
+
+#[test]
+fn the_last_maintainer_is_the_author() {
+    let fixture =
+        Fixture::with("FROM scratch\nMAINTAINER one\nMAINTAINER two <two@b.c>\nENV A=1\n");
+    let config = fixture.config(&[]);
+    assert_eq!(config["author"], "two <two@b.c>");
+    let history = config["history"].as_array().unwrap();
+    let steps: Vec<_> = history.iter().map(|entry| &entry["created_by"]).collect();
+    assert_eq!(
+        steps,
+        [
+            &json!("MAINTAINER one"),
+            &json!("MAINTAINER two <two@b.c>"),
+            &json!("ENV A=1"),
+        ]
+    );
+}

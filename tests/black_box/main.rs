@@ -32,6 +32,7 @@ mod graph;
 mod history;
 mod images;
 mod outputs;
+mod platforms;
 mod program;
 mod reuse;
 mod rights;
