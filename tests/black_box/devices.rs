@@ -31,7 +31,11 @@ devices:
 fn fixture() -> (Fixture, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("thing.yaml"), DESCRIPTION).unwrap();
-    let config = format!("[cdi]\nspecDirs = [\"{}\"]\n", directory.path().display());
+    let config = format!(
+        "[cdi]\nspecDirs = [\"{}\"]\n\
+         [frontend.\"dockerfile.v0\"]\nstandsInFor = [\"docker/dockerfile\"]\n",
+        directory.path().display()
+    );
     (Fixture::configured(&config), directory)
 }
 
@@ -117,4 +121,22 @@ async fn the_worker_tells_its_devices() {
         ("vendor.com/thing=open", true),
     ];
     assert_eq!(devices, want);
+}
+
+#[test]
+fn a_dockerfile_asks_for_devices() {
+    let (fixture, _directory) = fixture();
+    fixture.dockerfile(
+        "# syntax=docker/dockerfile:1-labs\n\
+         FROM busybox\n\
+         RUN --device=vendor.com/thing=open --device=vendor.com/other=a echo open $OPEN\n\
+         RUN --device=vendor.com/thing=locked,required echo locked $LOCKED$OPEN && test -c /dev/thing\n",
+    );
+    let build = fixture.build(&["--allow", "device"]);
+    build.ran.ok();
+    assert_eq!(build.step("open $OPEN").log, "open 1\n");
+    assert_eq!(build.step("locked").log, "locked 1\n");
+    let refused = fixture.build(&["--no-cache"]);
+    let told = refused.ran.err();
+    assert!(told.contains("vendor.com/thing=locked"), "{told}");
 }
