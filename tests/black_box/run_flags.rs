@@ -144,8 +144,8 @@ FROM busybox
 RUN --mount=type=secret,id=s,target=/etc/app/s,mode=0440,uid=3,gid=4 stat -c '%a %u %g' /etc/app/s
 RUN --mount=type=secret,id=s,env=TOKEN,target=/at echo $TOKEN; cat /at
 RUN --mount=type=secret,id=s,dst=rel cat /rel
-WORKDIR /work
-RUN --mount=type=secret,id=s,dst=rel cat /work/rel rel
+WORKDIR /home/me
+RUN --mount=type=secret,id=s,dst=rel cat /home/me/rel rel
 RUN --mount=type=ssh,required=false echo [$SSH_AUTH_SOCK]
 ";
     let fixture = Fixture::with(dockerfile);
@@ -157,7 +157,7 @@ RUN --mount=type=ssh,required=false echo [$SSH_AUTH_SOCK]
     assert_eq!(printed(&build, "mode=0440"), ["440 3 4"]);
     assert_eq!(printed(&build, "env=TOKEN"), ["s3cret", "s3cret"]);
     assert_eq!(printed(&build, "cat /rel"), ["s3cret"]);
-    assert_eq!(printed(&build, "cat /work/rel"), ["s3crets3cret"]);
+    assert_eq!(printed(&build, "cat /home/me/rel"), ["s3crets3cret"]);
     assert_eq!(printed(&build, "type=ssh"), ["[/run/buildkit/ssh_agent.0]"]);
     for (step, error) in [
         ("--mount=type=secret,id=t,required", "secret t: not found"),
