@@ -19,7 +19,7 @@ use crate::{Exporter, Span, SpanContext, document};
 /// How long a trace is kept that nobody waits for (BuildKit: `util/tracing/detect/recorder.go`).
 const KEPT: Duration = Duration::from_secs(60);
 
-/// Bytes of the spans of one trace, and of all. Spans that are too much are lost: a trace must never be
+/// Bytes of memory for the spans of one trace, and of all. Spans that are too much are lost: a trace must never be
 /// what a daemon runs out of memory for.
 const MAX_TRACE: usize = 4 << 20;
 const MAX_ALL: usize = 8 << 20;
@@ -70,6 +70,16 @@ impl Trace {
 pub(crate) struct Recorded {
     pub(crate) span: wire::Span,
     pub(crate) maker: Arc<Maker>,
+}
+
+impl Recorded {
+    /// About how many bytes of memory it takes: a span of a few words takes several times what it takes
+    /// on the wire.
+    fn memory(&self) -> usize {
+        let attributes = size_of_val(&self.span.attributes[..]);
+        let events = size_of_val(&self.span.events[..]);
+        size_of::<Recorded>() + attributes + events + self.span.encoded_len()
+    }
 }
 
 impl Recorder {
@@ -196,7 +206,7 @@ impl Traces {
         if recorded.span.span_id.len() != 8 {
             return false;
         }
-        let size = recorded.span.encoded_len();
+        let size = recorded.memory();
         if self.size + size > MAX_ALL {
             self.drop_oldest(id);
         }
