@@ -1,6 +1,6 @@
 //! What a second build does not do again.
 
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, Layout};
 
 const DOCKERFILE: &str = "\
 FROM busybox
@@ -122,4 +122,60 @@ fn pruning_leaves_nothing_to_reuse() {
     let fixture = fixture();
     fixture.drydock(&["prune", "--all", "--force"]).ok();
     assert_eq!(built(&fixture), STEPS);
+}
+
+/// Layers of the daemon's that are kept as a change of another.
+fn changes_of_layers(fixture: &Fixture) -> usize {
+    let mut pending = vec![fixture.daemon.root()];
+    let mut found = 0;
+    while let Some(dir) = pending.pop() {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            found += usize::from(path.ends_with("over") && path.is_file());
+            let depth = path.components().count() - fixture.daemon.root().components().count();
+            if depth < 5 && path.is_dir() && !path.is_symlink() {
+                pending.push(path);
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn a_large_copy_is_brought_up_to_date_as_if_it_were_made_again() {
+    let dockerfile = "FROM busybox\nWORKDIR /src\nCOPY . .\n\
+                      RUN find . -type f -exec sha256sum {} + | sort > /sums\n";
+    let mut fixture = Fixture::with(dockerfile);
+    for n in 0..300 {
+        fixture.write(&format!("d{}/e/f{n}", n % 20), format!("content {n}"));
+    }
+    let layout = fixture.layout(&[]);
+    let first = layout.config()["rootfs"]["diff_ids"].clone();
+    assert_eq!(changes_of_layers(&fixture), 0);
+
+    fixture.write("d3/e/f3", "changed");
+    fixture.write("d4/new/file", "new");
+    let text = fixture.files(&[]).text("src/d3/e/f3");
+    assert_eq!(text, "changed");
+    fixture.write("d5/e/f5", "changed as well");
+    let updated = fixture.files(&[]);
+    assert_eq!(changes_of_layers(&fixture), 2);
+    assert_eq!(updated.text("src/d5/e/f5"), "changed as well");
+    assert_eq!(updated.text("src/d4/new/file"), "new");
+    assert_eq!(updated.names("src").len(), 21, "and the Dockerfile");
+    assert_eq!(updated.text("sums").lines().count(), 302);
+
+    // The same layers as when all is copied, also for a daemon that has found them on the disk.
+    fixture.daemon.stop().unwrap();
+    fixture.daemon.restart().unwrap();
+    let updated = fixture.layout(&[]);
+    let whole = fixture.layout(&["--no-cache"]);
+    let ids = |layout: &Layout| layout.config()["rootfs"]["diff_ids"].clone();
+    assert_ne!(ids(&updated)[2], first[2]);
+    assert_eq!(ids(&updated)[2], ids(&whole)[2]);
+
+    // What is gone from the context is gone from the copy.
+    std::fs::remove_file(fixture.context().join("d5/e/f5")).unwrap();
+    let files = fixture.files(&[]);
+    assert!(!files.has("src/d5/e/f5") && files.has("src/d5/e/f25"));
 }

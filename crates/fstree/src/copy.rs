@@ -4,6 +4,7 @@
 //! lands, what is merged, what is replaced, whose metadata is taken. Both sides are reached through
 //! their roots only.
 
+mod changed;
 mod content;
 mod leaf;
 mod mode;
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use sys::root::{FileKind, Follow, Metadata, RootDir};
 
+pub use changed::{Changed, copy_changed};
 pub use mode::{ModeChange, ParseModeError, SymbolicMode};
 
 use crate::filter::Filter;

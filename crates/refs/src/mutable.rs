@@ -120,6 +120,7 @@ pub(crate) struct InUse {
     name: String,
     created: bool,
     record_type: RecordType,
+    from: Option<LayerId>,
     /// Gone when the directory was thrown away or became a ref.
     active: Mutex<Option<Active>>,
     /// Overlays of one directory must not be mounted twice: all users have clones of one mount.
@@ -138,6 +139,17 @@ impl fmt::Debug for Mutable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.in_use.fmt(f)
     }
+}
+
+/// What a mutable directory has in it when it is taken into use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// Nothing: it was made for this use.
+    New,
+    /// What was left in it.
+    Own,
+    /// The files of a layer that it had become.
+    Layer(LayerId),
 }
 
 /// What there is for whoever wants a mutable directory.
@@ -171,7 +183,9 @@ impl Refs {
             // Registered before looking, so that nothing is missed in between.
             given_back.as_mut().enable();
             match self.acquire(&options, &base, &snapshots)? {
-                Found::Made(key, active) => return self.enter(key, active, &options, true),
+                Found::Made(key, active) => {
+                    return self.enter(key, active, &options, Start::New);
+                }
                 Found::There(Acquired::Taken(key)) => {
                     return self.take(key, options, snapshots).await;
                 }
@@ -228,7 +242,7 @@ impl Refs {
         let dir = self.inner.state().mutables.get(&key).map(|entry| entry.dir);
         if let Some(Dir::Own(layer)) = dir {
             let active = self.inner.snapshots.resume(layer, &snapshots);
-            return self.enter(key, active, &options, false);
+            return self.enter(key, active, &options, Start::Own);
         }
         let refs = self.clone();
         let name = options.key.clone();
@@ -250,13 +264,13 @@ impl Refs {
         key: MutableKey,
         options: &MutableOptions,
     ) -> Result<Mutable, MutableError> {
-        let active = match self.inner.thaw(key) {
-            Ok(Some(active)) => Ok(active),
-            Ok(None) => self.empty(key),
+        let thawed = match self.inner.thaw(key) {
+            Ok(Some((active, from))) => Ok((active, Start::Layer(from))),
+            Ok(None) => self.empty(key).map(|active| (active, Start::Own)),
             Err(error) => Err(error),
         };
-        match active {
-            Ok(active) => self.enter(key, active, options, false),
+        match thawed {
+            Ok((active, start)) => self.enter(key, active, options, start),
             Err(source) => {
                 self.inner.give_back(key);
                 Err(MutableError::Clone {
@@ -285,15 +299,19 @@ impl Refs {
         key: MutableKey,
         active: Active,
         options: &MutableOptions,
-        created: bool,
+        start: Start,
     ) -> Result<Mutable, MutableError> {
         let record_type = options.meta.record_type;
         let in_use = Arc::new(InUse {
             inner: Arc::clone(&self.inner),
             key,
             name: options.key.clone(),
-            created,
+            created: start == Start::New,
             record_type,
+            from: match start {
+                Start::Layer(from) => Some(from),
+                Start::New | Start::Own => None,
+            },
             active: Mutex::new(None),
             mount: Mutex::new(None),
         });
@@ -324,6 +342,17 @@ impl Mutable {
     /// Whether it was made for this use, so that its root still has to get its owner and mode.
     pub fn is_new(&self) -> bool {
         self.in_use.created
+    }
+
+    /// The layer whose very files, with their times, it had when it was taken into use, if it had
+    /// become one.
+    pub fn came_from(&self) -> Option<LayerId> {
+        self.in_use.from
+    }
+
+    /// The layer that it becomes when it is frozen; `None` when it was thrown away.
+    pub fn layer(&self) -> Option<LayerId> {
+        lock(&self.in_use.active).as_ref().map(Active::id)
     }
 
     /// A writable, detached mount of it.
@@ -449,8 +478,8 @@ impl Mutable {
 
 impl Inner {
     /// Makes the files of a frozen directory ready to be changed: the very files if nobody else has
-    /// them, and a clone otherwise. `None` if it is not frozen, or its files are lost.
-    fn thaw(self: &Arc<Self>, key: MutableKey) -> Result<Option<Active>, CloneError> {
+    /// them, and a clone otherwise. With the layer that they are those of. `None` if it is not frozen, or its files are lost.
+    fn thaw(self: &Arc<Self>, key: MutableKey) -> Result<Option<(Active, LayerId)>, CloneError> {
         let to = self.snapshots.reserve();
         let taken = self.change(|state, effects| state.take_back(key, to, effects));
         if let Some(from) = taken {
@@ -459,7 +488,8 @@ impl Inner {
             let renamed = self.snapshots.renumber(from, to);
             return Ok(renamed
                 .inspect_err(|error| tracing::warn!(%error, "the files of a local source are lost"))
-                .ok());
+                .ok()
+                .map(|active| (active, from)));
         }
         let from = {
             let state = self.state();
@@ -475,7 +505,7 @@ impl Inner {
         let clone = self.snapshots.clone_layer(from)?;
         let dir = Dir::Own(clone.id());
         self.change(|state, effects| state.move_mutable(key, dir, effects));
-        Ok(Some(clone))
+        Ok(Some((clone, from)))
     }
 
     /// Gives back a directory that was taken.

@@ -353,7 +353,7 @@ impl Inner {
             self.state().set_family_sizes(family, sizes.collect());
         }
         let allocated = |blob: oci::Digest| Some((blob, self.content.stat(&blob)?.allocated));
-        let merged = |layer| (layer, self.snapshots.merged_usage(layer).bytes);
+        let merged = |layer| (layer, self.snapshots.further_usage(layer).bytes);
         Sizes {
             blobs: blobs.into_iter().filter_map(allocated).collect(),
             merged: layers.into_iter().map(merged).collect(),

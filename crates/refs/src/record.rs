@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// The version of this format.
-pub(crate) const FORMAT: u64 = 1;
+pub(crate) const FORMAT: u64 = 2;
 
 /// `format` to [`FORMAT`].
 pub(crate) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("refs-meta");

@@ -68,7 +68,7 @@ impl Active {
         };
         match self.inner.kind {
             Mode::Overlay => {
-                let lower = self.inner.lower(&self.lower)?;
+                let lower = self.inner.lower(&self.below())?;
                 let work = self.inner.dir(self.layer).join(WORK);
                 make_dir_all(&work).map_err(stack)?;
                 self.mounted.store(true, Ordering::Relaxed);
@@ -190,13 +190,22 @@ impl Active {
         layer_fs(&self.inner.root, self.layer)
     }
 
+    /// All that is below the files of this layer, lowest first.
+    pub(crate) fn below(&self) -> Vec<LayerId> {
+        let over = self.inner.parts.over(self.layer);
+        self.lower.iter().copied().chain(over).collect()
+    }
+
     /// Has the topmost group merged ahead of need when this layer completes it.
     fn announce(&self) {
-        let depth = self.lower.len() + 1;
-        if depth >= DEEPEST && depth.is_multiple_of(GROUP) {
-            let mut group = self.lower[depth - GROUP..].to_vec();
-            group.push(self.layer);
-            self.inner.groups.request(&group);
+        if self.lower.len() + 1 < DEEPEST {
+            return;
+        }
+        let mut layers = self.inner.parts.all(&self.lower);
+        layers.extend(self.inner.parts.all(&[self.layer]));
+        if layers.len().is_multiple_of(GROUP) {
+            let group = &layers[layers.len() - GROUP..];
+            self.inner.groups.request(group);
         }
     }
 
@@ -232,8 +241,7 @@ fn bind(path: &std::path::Path) -> io::Result<MountFd> {
 impl Drop for Active {
     fn drop(&mut self) {
         if self.state == State::Open
-            && let Err(error) = self.inner.trash.take(&self.inner.dir(self.layer))
-            && error.kind() != io::ErrorKind::NotFound
+            && let Err(error) = self.inner.remove(self.layer)
         {
             tracing::warn!(layer = self.layer.0, %error, "failed to remove an unfinished layer");
         }

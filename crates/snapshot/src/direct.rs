@@ -89,8 +89,9 @@ impl Active {
         };
         // Topmost first.
         let mut dirs = vec![self.fs_path()];
-        if !self.lower.is_empty() {
-            let lower = self.inner.lower(&self.lower).map_err(io::Error::other)?;
+        let below = self.below();
+        if !below.is_empty() {
+            let lower = self.inner.lower(&below).map_err(io::Error::other)?;
             dirs.extend(lower.into_iter().rev());
         }
         let own = dirs[0].clone();

@@ -15,6 +15,7 @@ mod error;
 mod groups;
 mod merge;
 mod native;
+mod parts;
 mod ready;
 mod store;
 mod trash;

@@ -19,6 +19,7 @@ use crate::error::{CloneError, DiffError, MountError, OpenError, PrepareError, R
 use crate::groups::Groups;
 use crate::merge::Form;
 use crate::native;
+use crate::parts::Parts;
 use crate::ready::Ready;
 use crate::trash::Trash;
 use crate::tree;
@@ -80,6 +81,7 @@ pub(crate) struct Inner {
     ready: Ready,
     pub(crate) groups: Arc<Groups>,
     pub(crate) listings: Listings,
+    pub(crate) parts: Parts,
     next: AtomicU64,
 }
 
@@ -115,7 +117,9 @@ impl Snapshots {
         };
         let groups =
             Groups::open(root.to_owned(), form, Arc::clone(&trash)).map_err(failed(root))?;
-        let layers = list(root).map_err(failed(root))?;
+        let mut layers = list(root).map_err(failed(root))?;
+        let next = layers.iter().max().copied().unwrap_or(LayerId(0)).0 + 1;
+        let parts = Parts::load(root, &mut layers, &trash).map_err(failed(root))?;
         for layer in &layers {
             // Of a mount that is gone: left by a layer that was committed just before a crash, or
             // made again when the layer is mounted.
@@ -124,7 +128,6 @@ impl Snapshots {
                 trash.take(&work).map_err(failed(root))?;
             }
         }
-        let next = AtomicU64::new(layers.into_iter().max().unwrap_or(LayerId(0)).0 + 1);
         Ok(Snapshots {
             inner: Arc::new(Inner {
                 root: root.to_owned(),
@@ -133,7 +136,8 @@ impl Snapshots {
                 ready,
                 groups,
                 listings: Listings::default(),
-                next,
+                parts,
+                next: AtomicU64::new(next),
             }),
         })
     }
@@ -153,9 +157,32 @@ impl Snapshots {
     pub fn prepare(&self, lower: &[LayerId]) -> Result<Active, PrepareError> {
         self.inner.trash.yield_to_builds();
         let layer = self.reserve();
-        self.make(layer, lower)
+        self.make(layer, lower.last())
             .map_err(|source| PrepareError { layer, source })?;
         Ok(Active::new(Arc::clone(&self.inner), layer, lower.into()))
+    }
+
+    /// Starts a layer on top of `lower` (lowest first) that has the files of the layer `over`, which
+    /// is on top of the same stack, at the cost of what is then made in it through [`Active::fs`]:
+    /// nothing can be taken away. `over` must have no deletions in it, and must not be removed before
+    /// the layer is committed. `None` where layers cannot be made so.
+    ///
+    /// # Errors
+    /// When its directories cannot be made.
+    pub fn prepare_over(
+        &self,
+        lower: &[LayerId],
+        over: LayerId,
+    ) -> Result<Option<Active>, PrepareError> {
+        if self.inner.kind != Mode::Overlay || self.inner.parts.over(over).is_some() {
+            return Ok(None);
+        }
+        let layer = self.reserve();
+        let active = Active::new(Arc::clone(&self.inner), layer, lower.into());
+        self.make(layer, Some(&over))
+            .and_then(|()| self.inner.parts.note(&self.inner.root, layer, over))
+            .map_err(|source| PrepareError { layer, source })?;
+        Ok(Some(active))
     }
 
     /// Takes up a layer again that was left with [`Active::leave`], maybe by an earlier process.
@@ -227,13 +254,20 @@ impl Snapshots {
         Ok(RootDir::from_fd(self.view(layers)?.into_fd()))
     }
 
-    /// The directory of a layer, in overlay form.
+    /// The files of a layer alone, in overlay form.
     ///
     /// # Errors
-    /// When it is not there.
+    /// When it is not there, or one that is made up of two directories cannot be mounted.
     pub fn layer(&self, layer: LayerId) -> Result<RootDir, MountError> {
-        RootDir::open(&layer_fs(&self.inner.root, layer))
-            .map_err(|source| MountError::Layer { layer, source })
+        let own = layer_fs(&self.inner.root, layer);
+        let opened = match self.inner.parts.over(layer) {
+            None => RootDir::open(&own),
+            Some(over) => {
+                let both = [layer_fs(&self.inner.root, over), own];
+                sys::mount::overlay(&both, None).map(|mount| RootDir::from_fd(mount.into_fd()))
+            }
+        };
+        opened.map_err(|source| MountError::Layer { layer, source })
     }
 
     /// A directory beside the layer's files for what is known about them. It goes with the layer.
@@ -307,13 +341,9 @@ impl Snapshots {
     /// # Errors
     /// When the directory cannot be renamed. That it is not there is none.
     pub fn remove(&self, layer: LayerId) -> Result<(), RemoveError> {
-        self.inner.groups.forget(layer);
-        match self.inner.trash.take(&self.inner.dir(layer)) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(RemoveError { layer, source })
-            }
-            Ok(()) | Err(_) => Ok(()),
-        }
+        self.inner
+            .remove(layer)
+            .map_err(|source| RemoveError { layer, source })
     }
 
     /// Waits until all that was removed no longer takes room. Blocks.
@@ -352,9 +382,17 @@ impl Snapshots {
         layers.iter().map(&mut count).collect()
     }
 
-    /// What was merged from several layers, `layer` being the topmost, takes beside them.
-    pub fn merged_usage(&self, layer: LayerId) -> Usage {
-        self.inner.groups.usage(layer)
+    /// What `layer` takes beside its own directory: what was merged from several layers of which it
+    /// is the topmost, and a removed layer that it is a change of.
+    pub fn further_usage(&self, layer: LayerId) -> Usage {
+        let (merged, below) = (
+            self.inner.groups.usage(layer),
+            self.inner.parts.usage(layer),
+        );
+        Usage {
+            bytes: merged.bytes + below.bytes,
+            inodes: merged.inodes + below.inodes,
+        }
     }
 
     /// Whether somebody was at work in a layer (see [`Active::set_busy`]) when the process ended.
@@ -382,10 +420,10 @@ impl Snapshots {
         Ok(rustix::fs::syncfs(tree::open_root(&self.inner.root)?)?)
     }
 
-    fn make(&self, layer: LayerId, lower: &[LayerId]) -> io::Result<()> {
+    fn make(&self, layer: LayerId, below: Option<&LayerId>) -> io::Result<()> {
         self.inner.ready.take(&self.inner.dir(layer))?;
         // The root of an overlay is that of its upper layer.
-        if let Some(top) = lower.last() {
+        if let Some(top) = below {
             let root = &self.inner.root;
             let (from, to) = (layer_fs(root, *top), layer_fs(root, layer));
             tree::copy_dir_metadata(&tree::open_root(&from)?, &tree::open_root(&to)?)?;
@@ -408,6 +446,23 @@ impl Inner {
         self.root.join(layer.0.to_string())
     }
 
+    /// Removes the directory of a layer, unless another layer is a change of it: then it goes with
+    /// the last of those.
+    pub(crate) fn remove(&self, layer: LayerId) -> io::Result<()> {
+        if self.parts.keep(&self.root, layer) {
+            return Ok(());
+        }
+        let below = self.parts.forget(layer);
+        for layer in std::iter::once(layer).chain(below) {
+            self.groups.forget(layer);
+            match self.trash.take(&self.dir(layer)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn empty(&self) -> PathBuf {
         self.root.join("empty")
     }
@@ -426,7 +481,7 @@ impl Inner {
         if layers.is_empty() {
             return Ok(vec![self.empty()]);
         }
-        self.groups.lower(layers)
+        self.groups.lower(&self.parts.all(layers))
     }
 }
 

@@ -319,7 +319,7 @@ fn usage_is_what_the_disk_says() {
         );
         let extra: u64 = all
             .iter()
-            .map(|layer| fixture.store.merged_usage(*layer).bytes)
+            .map(|layer| fixture.store.further_usage(*layer).bytes)
             .sum();
         if usage.iter().map(|usage| usage.bytes).sum::<u64>() + extra == du(&paths) {
             break;
@@ -363,7 +363,113 @@ fn a_step_on_500_layers_mounts_few() {
         layers.push(active.commit().unwrap());
     }
     // The kernel is given the merged directories in place of the layers.
-    let merged = |layer: &LayerId| fixture.store.merged_usage(*layer).inodes > 0;
+    let merged = |layer: &LayerId| fixture.store.further_usage(*layer).inodes > 0;
     assert!(layers.iter().filter(|layer| merged(layer)).count() >= 14);
     assert_eq!(fixture.show(&layers).len(), 500);
+}
+
+#[test]
+fn a_change_of_a_layer_shows_with_it_and_keeps_its_files() {
+    let fixture = Fixture::new(Kind::Overlay);
+    let base = fixture.layer(&[], |root| {
+        fs::create_dir(root.join("d")).unwrap();
+        fs::write(root.join("d/base"), "base").unwrap();
+    });
+    let first = fixture.layer(&[base], |root| {
+        fs::create_dir(root.join("d/e")).unwrap();
+        for name in ["d/e/one", "d/e/two"] {
+            fs::write(root.join(name), "old").unwrap();
+        }
+    });
+    let make = |write: &dyn Fn(&Path)| {
+        let active = fixture.store.prepare_over(&[base], first).unwrap().unwrap();
+        let mount = active.mount().unwrap();
+        write(&inside(&mount));
+        drop(mount);
+        assert_eq!(active.lower(), [base]);
+        active.commit().unwrap()
+    };
+    let second = make(&|root| fs::write(root.join("d/e/two"), "new").unwrap());
+    let third = make(&|root| fs::write(root.join("d/three"), "new").unwrap());
+    assert!(
+        fixture
+            .store
+            .prepare_over(&[base], second)
+            .unwrap()
+            .is_none(),
+        "a change of a change is not made"
+    );
+    let read = |layers: &[LayerId], path: &str| {
+        let view = fixture.store.view(layers).unwrap();
+        fs::read_to_string(inside(&view).join(path)).ok()
+    };
+    let text = |text: &str| Some(text.to_owned());
+    for (layer, two, three) in [
+        (first, text("old"), None),
+        (second, text("new"), None),
+        (third, text("old"), text("new")),
+    ] {
+        assert_eq!(read(&[base, layer], "d/base"), text("base"));
+        assert_eq!(read(&[base, layer], "d/e/one"), text("old"));
+        assert_eq!(read(&[base, layer], "d/e/two"), two);
+        assert_eq!(read(&[base, layer], "d/three"), three);
+    }
+    // Alone, and below another.
+    let alone = fixture.store.layer(second).unwrap();
+    assert!(alone.exists(Path::new("d/e/one")).unwrap());
+    assert!(!alone.exists(Path::new("d/base")).unwrap());
+    drop(alone);
+    let above = fixture.layer(&[base, second], |root| {
+        fs::remove_file(root.join("d/e/one")).unwrap();
+    });
+    assert_eq!(read(&[base, second, above], "d/e/one"), None);
+    assert_eq!(read(&[base, second, above], "d/e/two"), text("new"));
+
+    // The layer goes, and its files stay for those who need them.
+    let kept = || fixture.dir(first).exists();
+    assert_eq!(fixture.store.further_usage(second).bytes, 0);
+    fixture.store.remove(first).unwrap();
+    assert!(kept());
+    assert!(fixture.store.further_usage(second).bytes > 0);
+    assert_eq!(fixture.store.further_usage(third).bytes, 0);
+    fixture.store.remove(second).unwrap();
+    assert_eq!(read(&[base, third], "d/e/one"), text("old"));
+    assert!(fixture.store.further_usage(third).bytes > 0);
+    let dropped = fixture.store.prepare_over(&[base], first).unwrap().unwrap();
+    drop(dropped);
+    assert!(kept());
+    fixture.store.remove(third).unwrap();
+    assert!(!kept());
+}
+
+#[test]
+fn changes_of_layers_are_known_after_a_restart() {
+    let fixture = Fixture::new(Kind::Overlay);
+    let first = fixture.layer(&[], |root| fs::write(root.join("a"), "a").unwrap());
+    let lost = fixture.layer(&[], |root| fs::write(root.join("a"), "a").unwrap());
+    let make = |over| {
+        let active = fixture.store.prepare_over(&[], over).unwrap().unwrap();
+        active
+            .fs()
+            .unwrap()
+            .create(Path::new("b"), 0o644, true)
+            .unwrap();
+        active.commit().unwrap()
+    };
+    let (change, orphan) = (make(first), make(lost));
+    let root = fixture.root.path().join("snapshots");
+    let snapshots = snapshot::Snapshots::open(&root, Kind::Overlay).unwrap();
+    let view = snapshots.view(&[change]).unwrap();
+    assert!(inside(&view).join("a").exists() && inside(&view).join("b").exists());
+    drop(view);
+    // Nobody names it any more, which is found out at a start.
+    snapshots.remove(first).unwrap();
+    assert!(snapshots.view(&[change]).is_ok());
+    fs::remove_dir_all(root.join(lost.to_string())).unwrap();
+    let snapshots = snapshot::Snapshots::open(&root, Kind::Overlay).unwrap();
+    assert!(!snapshots.contains(orphan), "half a layer is none");
+    assert!(snapshots.contains(change) && snapshots.contains(first));
+    snapshots.remove(change).unwrap();
+    snapshots.remove(first).unwrap();
+    assert!(!snapshots.contains(first));
 }

@@ -8,6 +8,7 @@ mod cache;
 mod cdi;
 mod containers;
 mod convert;
+mod copies;
 mod credentials;
 mod digests;
 mod events;

@@ -14,7 +14,7 @@ use oci::{Digest, redact_url};
 use proto::worker as wire;
 use refs::{LayerSpec, Meta, MutableOptions, RecordType, Ref, Sharing};
 use registry::Progress;
-use snapshot::Active;
+use snapshot::{Active, LayerId};
 
 use crate::events::{Events, Limiter};
 use crate::failure::{Class, Failure, blocking, chain};
@@ -299,11 +299,17 @@ async fn local(
             .map_err(Failure::host)?;
         let id = Digest::of(format!("drydock local source\0{content}"));
         noted::note(&mutable, id).map_err(Failure::host)?;
+        let (from, to) = (mutable.came_from(), mutable.layer());
         let description = format!("local source for {name}");
         let stored = mutable
             .freeze(id, meta(description))
             .map_err(Failure::host)?;
         job.lease.add(&stored);
+        // It may be that of another transfer, with equal content and other times.
+        let is_stored = |to: &LayerId| stored.snapshots().is_some_and(|layers| layers == [*to]);
+        if let (Some(from), Some(to)) = (from, to.filter(is_stored)) {
+            shared.copies.transferred(from, to, &received);
+        }
         // What reads the ref next need not read all of it again.
         shared.digests.learn(id, known);
         Ok(id)

@@ -85,6 +85,7 @@ impl WorkerService {
             http,
             tunnel: Arc::default(),
             digests: digests::Digests::default(),
+            copies: crate::copies::Copies::default(),
             containers,
             imports: cache::Imports::default(),
             scratch,

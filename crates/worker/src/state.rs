@@ -10,6 +10,7 @@ use refs::{Ref, Refs};
 use snapshot::LayerId;
 
 use crate::containers::Containers;
+use crate::copies::Copies;
 use crate::digests::Digests;
 use crate::failure::{Class, Failure};
 use crate::jobs::{Job, Jobs};
@@ -53,6 +54,7 @@ pub(crate) struct Shared {
     pub(crate) exporter: exporter::Exporter,
     pub(crate) tunnel: Arc<Tunnel>,
     pub(crate) digests: Digests,
+    pub(crate) copies: Copies,
     pub(crate) containers: Containers,
     pub(crate) imports: crate::cache::Imports,
     pub(crate) scratch: crate::scratch::Scratch,

@@ -456,3 +456,132 @@ fn many_files_are_copied_whole_and_a_failure_among_them_is_told() {
         "cannot replace to directory /5/35/2905 with file"
     );
 }
+
+/// A copy of `src` in `dst`, then `change` in the source, then what is `changed` brought up to date;
+/// answers the destination and that of a whole copy, or nothing when it was not brought up to date.
+fn update(
+    words: (&str, &str),
+    paths: (&str, &str),
+    with: &str,
+    change: impl Fn(&Path),
+    changed: &[&str],
+) -> Option<(String, String)> {
+    let (src, dst) = words;
+    let (from, to) = paths;
+    let fixture = Fixture::new(src, dst);
+    let options = options(with);
+    fixture.copy(from, to, &options).unwrap();
+    change(&fixture.host("src"));
+    let changed: Changed = changed.iter().map(PathBuf::from).collect();
+    let updated = copy_changed(&fixture.src, from, &fixture.dst, to, &options, &changed);
+    updated.unwrap()?;
+    let whole = Fixture::new("", dst);
+    copy(&fixture.src, from, &whole.dst, to, &options).unwrap();
+    Some((every(&fixture.dst), every(&whole.dst)))
+}
+
+/// Everything that can be seen of a tree, but for the times of what was not copied.
+fn every(root: &RootDir) -> String {
+    let mut lines = String::new();
+    for entry in walk(root, &WalkOptions::default()).unwrap() {
+        let entry = entry.unwrap();
+        let metadata = entry.metadata;
+        let text = match metadata.kind {
+            FileKind::File => io::read_to_string(root.open_file(&entry.path).unwrap()).unwrap(),
+            _ => format!("{:?}", entry.link),
+        };
+        let (path, mode) = (entry.path.display(), metadata.mode);
+        // Not of what was there before, or made on the way.
+        let copied = [
+            "a", "f", "g", "h", "i", "l", "other", "y", "e", "new", "deep", "z",
+        ];
+        let is_named = |name: &&str| entry.path.ends_with(name);
+        let was_copied = copied.iter().any(is_named) && !text.starts_with("dst:");
+        let time = if was_copied { metadata.mtime_ns } else { 0 };
+        let nlink = match metadata.kind {
+            FileKind::Dir => 0,
+            _ => metadata.nlink,
+        };
+        lines += &format!(
+            "{path} {:?} {mode:o} {time} {nlink} {text}\n",
+            metadata.kind
+        );
+    }
+    lines
+}
+
+#[test]
+fn what_has_changed_is_copied_as_all_would_be() {
+    let edit = |root: &Path| {
+        fs::write(root.join("d/e/f"), "new").unwrap();
+        fs::write(root.join("d/g"), "more").unwrap();
+        fs::create_dir_all(root.join("new/deep")).unwrap();
+        fs::write(root.join("new/deep/h"), "h").unwrap();
+        fs::remove_file(root.join("l")).unwrap();
+        symlink("elsewhere", root.join("l")).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        fs::set_permissions(root.join("z"), mode).unwrap();
+    };
+    let changed = ["d/e/f", "d/g", "new", "new/deep", "new/deep/h", "l", "z"];
+    let tree = "a d/e/f d/e/other d/i l>d z/ z/y";
+    for (dst, to, with) in [
+        ("", "/", "contents create"),
+        ("", "/x/y/", "contents create"),
+        ("d/kept x/d/kept", "/x/", "contents create wild follow"),
+        ("real/ x>real", "/x/", "contents create mode=u+x,o-r"),
+        ("", "/x/", "contents create exclude=d/e exclude=**/h"),
+        ("", "/x/", "contents create include=d"),
+    ] {
+        let (updated, whole) = update((tree, dst), ("/", to), with, edit, &changed).unwrap();
+        assert_eq!(updated, whole, "{dst} | {to} {with}");
+    }
+    // Of a directory in the source, what is beside it does not count.
+    let (updated, whole) = update(
+        (tree, ""),
+        ("/d", "/x"),
+        "contents create",
+        |root| {
+            fs::write(root.join("d/e/f"), "new").unwrap();
+            fs::write(root.join("a"), "new").unwrap();
+        },
+        &["a", "d/e/f"],
+    )
+    .unwrap();
+    assert_eq!(updated, whole);
+}
+
+#[test]
+fn what_is_not_named_is_not_looked_at() {
+    let edit = |root: &Path| fs::write(root.join("d/b"), "new").unwrap();
+    let (updated, whole) =
+        update(("a d/b", ""), ("/", "/"), "contents create", edit, &["a"]).unwrap();
+    assert_ne!(updated, whole);
+}
+
+#[test]
+fn what_something_may_have_to_go_for_is_copied_whole() {
+    let nothing = |_: &Path| {};
+    let none = |words, paths, with, change: &dyn Fn(&Path), changed: &[&str]| {
+        assert_eq!(update(words, paths, with, change, changed), None);
+    };
+    let tree = ("a d/b l>d", "");
+    // Another kind.
+    let to_dir = |root: &Path| {
+        fs::remove_file(root.join("a")).unwrap();
+        fs::create_dir(root.join("a")).unwrap();
+    };
+    none(tree, ("/", "/"), "contents", &to_dir, &["a"]);
+    // Gone.
+    let remove = |root: &Path| fs::remove_file(root.join("a")).unwrap();
+    none(tree, ("/", "/"), "contents", &remove, &["a"]);
+    // A file with several names.
+    let link = |root: &Path| fs::hard_link(root.join("a"), root.join("d/c")).unwrap();
+    none(tree, ("/", "/"), "contents", &link, &["d/c"]);
+    // Not a directory, or not the directory itself, or not only one.
+    none(tree, ("/a", "/x"), "contents", &nothing, &["a"]);
+    none(tree, ("/d", "/x/"), "create", &nothing, &["d/b"]);
+    none(tree, ("/l", "/x"), "contents follow", &nothing, &["d/b"]);
+    none(tree, ("/d*", "/x"), "contents wild", &nothing, &["d/b"]);
+    // The directory was changed: it may have been a link before.
+    none(tree, ("/d", "/x"), "contents", &nothing, &["d"]);
+}

@@ -7,6 +7,7 @@ use std::thread;
 
 use sys::root::{FileKind, Follow, Metadata, RootDir, set_xattr_of, xattrs_of};
 
+use super::changed::{Changed, concerns};
 use super::leaf::{Leaf, LeafCopier, set_xattr, stat_if_any};
 use super::pool::{BATCH, Batch, Pool, Shared};
 use super::{CopyError, CopyOptions, CopySummary};
@@ -18,6 +19,8 @@ pub(super) struct Copier<'a> {
     dst: &'a RootDir,
     options: &'a CopyOptions,
     filter: &'a Filter,
+    /// If any, only this is copied, as paths from the source.
+    only: Option<&'a Changed>,
     /// Where a file with several names was copied to first.
     names: HashMap<(u64, u64), PathBuf>,
     /// Further names of files, made when all files are there.
@@ -84,12 +87,26 @@ impl<'a> Copier<'a> {
             dst,
             options,
             filter,
+            only: None,
             names: HashMap::new(),
             links: Vec::new(),
             open: Vec::new(),
             left: Vec::new(),
             summary: CopySummary::default(),
         }
+    }
+
+    /// Copies of the source, a directory, only what is in `only`.
+    pub(super) fn copy_only(
+        mut self,
+        only: &'a Changed,
+        source: &Path,
+        metadata: Metadata,
+        target: &Path,
+    ) -> Result<CopySummary, CopyError> {
+        self.only = Some(only);
+        self.copy(source, metadata, target)?;
+        Ok(self.summary)
     }
 
     /// Copies the source to exactly `target`, whose parent exists.
@@ -212,6 +229,9 @@ impl<'a> Copier<'a> {
         let mut tasks = Vec::new();
         for entry in entries {
             let relative = join(relative, &entry.name);
+            if self.only.is_some_and(|only| !concerns(only, &relative)) {
+                continue;
+            }
             let verdict = self
                 .filter
                 .judge(&relative, entry.kind == FileKind::Dir, state);

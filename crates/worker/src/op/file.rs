@@ -7,13 +7,15 @@
 //! Actions that only add what was not there, which most do, write to the layer itself. The first
 //! that needs to see the whole filesystem has it mounted.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 
+use fstree::copy::{Changed, CopyOptions};
 use llb::{ActionInput, CopyAction, FileAction, FileActionKind, FileOp};
 use snapshot::{Active, LayerId, Snapshots};
 use sys::root::RootDir;
 
 use super::{Made, direct, owner};
+use crate::copies::Step;
 use crate::failure::Failure;
 use crate::view::View;
 
@@ -34,6 +36,14 @@ struct Work {
     active: Active,
 }
 
+/// What the actions of an op have made.
+pub(crate) struct Outcome {
+    /// For each output.
+    pub(crate) made: Vec<Made>,
+    /// How many files were copied.
+    pub(crate) files: u64,
+}
+
 impl Work {
     /// The whole filesystem, mounted now if it is not yet.
     fn whole(&self) -> Result<&RootDir, Failure> {
@@ -50,12 +60,13 @@ pub(crate) fn run(
     snapshots: &Snapshots,
     op: &FileOp,
     inputs: &[Vec<LayerId>],
-) -> Result<Vec<Made>, Failure> {
+) -> Result<Outcome, Failure> {
+    let files = Cell::new(0);
     let mut states: Vec<State> = Vec::with_capacity(op.actions.len());
     let mut outputs: Vec<Option<Made>> = (0..op.outputs()).map(|_| None).collect();
     for (index, action) in op.actions.iter().enumerate() {
         let mut work = begin(snapshots, op, index, inputs, &mut states)?;
-        apply(snapshots, &mut work, action, inputs, &mut states)?;
+        apply(snapshots, &mut work, action, inputs, &mut states, &files)?;
         states.push(State::Open(work));
         if let Some(output) = action.output {
             // An output is committed at once: what follows builds on it and does not change it.
@@ -76,13 +87,58 @@ pub(crate) fn run(
             outputs[output as usize] = Some(made);
         }
     }
-    outputs
-        .into_iter()
-        .enumerate()
-        .map(|(n, made)| {
-            made.ok_or_else(|| Failure::bug(format!("no file action makes output {n}")))
-        })
-        .collect()
+    let made = outputs.into_iter().enumerate().map(|(n, made)| {
+        made.ok_or_else(|| Failure::bug(format!("no file action makes output {n}")))
+    });
+    Ok(Outcome {
+        made: made.collect::<Result<_, _>>()?,
+        files: files.get(),
+    })
+}
+
+/// Makes the layer that `op` makes for `step` of the layer `over`, which it made when no more than
+/// what has `changed` was different in the source. `None` if that cannot be done: then all has to be
+/// copied.
+pub(crate) fn bring_up_to_date(
+    snapshots: &Snapshots,
+    op: &FileOp,
+    step: &Step,
+    over: LayerId,
+    changed: &Changed,
+) -> Result<Option<Active>, Failure> {
+    let [
+        FileAction {
+            kind: FileActionKind::Copy(action),
+            input,
+            ..
+        },
+    ] = &op.actions[..]
+    else {
+        return Ok(None);
+    };
+    let active = snapshots
+        .prepare_over(&step.base, over)
+        .map_err(Failure::host)?;
+    let Some(active) = active else {
+        return Ok(None);
+    };
+    let whole = RootDir::from_fd(active.mount().map_err(Failure::host)?.into_fd());
+    let owner = owner::resolve(action.owner.as_ref(), |from| {
+        if from != *input {
+            return Err(Failure::bug("an owner is looked up elsewhere"));
+        }
+        whole.try_clone().map_err(Failure::host)
+    });
+    // Whatever goes wrong goes wrong again when all is copied, which says so in its words.
+    let Ok(owner) = owner else { return Ok(None) };
+    let Ok(options) = copy_options(action, owner) else {
+        return Ok(None);
+    };
+    let source = View::of(snapshots, &[step.source]).map_err(Failure::host)?;
+    let (from, to) = (&action.src, &action.dest);
+    let copied = fstree::copy::copy_changed(&source, from, &whole, to, &options, changed);
+    drop(whole);
+    Ok(copied.ok().flatten().map(|_| active))
 }
 
 /// How often the state that action `index` leaves is used by others, as base or as source.
@@ -188,6 +244,7 @@ fn apply(
     action: &FileAction,
     inputs: &[Vec<LayerId>],
     states: &mut [State],
+    files: &Cell<u64>,
 ) -> Result<(), Failure> {
     let work = &*work;
     let mut look_up = |owner: &Option<llb::Owner>| -> Result<Option<(u32, u32)>, Failure> {
@@ -236,7 +293,8 @@ fn apply(
         FileActionKind::Copy(a) => {
             let owner = look_up(&a.owner)?;
             let source = view(snapshots, action.secondary, inputs, states)?;
-            copy(&source, work, a, owner)
+            files.set(files.get() + copy(&source, work, a, owner)?);
+            Ok(())
         }
     }
 }
@@ -253,19 +311,14 @@ fn edit_failure(error: fstree::edit::EditError) -> Failure {
     Failure::user(crate::failure::chain(&error))
 }
 
-fn copy(
-    source: &RootDir,
-    work: &Work,
-    action: &CopyAction,
-    owner: Option<(u32, u32)>,
-) -> Result<(), Failure> {
+fn copy_options(action: &CopyAction, owner: Option<(u32, u32)>) -> Result<CopyOptions, Failure> {
     let mode = match (action.mode_str.as_str(), action.mode) {
         ("", None) => fstree::copy::ModeChange::Keep,
         ("", Some(mode)) => fstree::copy::ModeChange::Octal(mode),
         (text, _) => fstree::copy::ModeChange::parse(text)
             .map_err(|e| Failure::user(crate::failure::chain(&e)))?,
     };
-    let options = fstree::copy::CopyOptions {
+    Ok(CopyOptions {
         mode,
         owner,
         follow_symlinks: action.follow_symlink,
@@ -278,16 +331,26 @@ fn copy(
         exclude: action.exclude.clone(),
         always_replace: action.always_replace,
         required: action.required.clone(),
-    };
+    })
+}
+
+/// Answers how many files were copied.
+fn copy(
+    source: &RootDir,
+    work: &Work,
+    action: &CopyAction,
+    owner: Option<(u32, u32)>,
+) -> Result<u64, Failure> {
+    let options = copy_options(action, owner)?;
     let direct = !action.attempt_unpack
         && direct::new_copy(&work.active, source, &action.src, &action.dest, &options)?;
     let root = &target(work, direct)?;
     if action.attempt_unpack {
         layer::add(source, &action.src, root, &action.dest, &options).map_err(add_failure)?;
-    } else {
-        fstree::copy(source, &action.src, root, &action.dest, &options).map_err(copy_failure)?;
+        return Ok(0);
     }
-    Ok(())
+    let copied = fstree::copy(source, &action.src, root, &action.dest, &options);
+    Ok(copied.map_err(copy_failure)?.files)
 }
 
 fn add_failure(error: layer::AddError) -> Failure {

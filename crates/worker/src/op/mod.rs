@@ -16,12 +16,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use llb::{DiffOp, MergeOp, OpKind, Vertex};
+use llb::{DiffOp, FileOp, MergeOp, OpKind, Vertex};
 use oci::Digest;
 use proto::worker as wire;
 use refs::{LayerKey, LayerSpec, Meta, RecordType, Ref, Refs};
 use snapshot::{Active, Diff, LayerId};
 
+use crate::copies::{Earlier, Step};
 use crate::events::Events;
 use crate::failure::{Class, Failure, Remains, blocking, chain};
 use crate::jobs::Job;
@@ -93,10 +94,26 @@ pub(crate) async fn run(
                     None => Vec::new(),
                 });
             }
-            let (refs, op) = (shared.refs.clone(), op.clone());
+            let (shared, op) = (shared.clone(), op.clone());
+            let step = Step::of(&op, &stacks);
+            // Who wants a step run anew does not trust what it left before.
+            let earlier = step.as_ref().filter(|_| !start.ignore_cache);
+            let earlier = earlier.and_then(|step| shared.copies.earlier(step));
             blocking(move || {
-                let made = file::run(refs.snapshots(), &op, &stacks)?;
-                keep(&refs, &inputs, output_ids, made, &meta)
+                if let (Some(step), Some(earlier)) = (&step, earlier)
+                    && let Some(active) = update(&shared, &op, step, &earlier)?
+                {
+                    let made = vec![Made::New(active)];
+                    let kept = keep(&shared.refs, &inputs, output_ids, made, &meta)?;
+                    shared.copies.updated(step.clone(), earlier);
+                    return Ok(kept);
+                }
+                let outcome = file::run(shared.refs.snapshots(), &op, &stacks)?;
+                let kept = keep(&shared.refs, &inputs, output_ids, outcome.made, &meta)?;
+                if let (Some(step), [output]) = (step, &kept[..]) {
+                    shared.copies.copied(step, output.id(), outcome.files);
+                }
+                Ok(kept)
             })
             .await?
         }
@@ -143,6 +160,23 @@ pub(crate) async fn run(
         ids: start.output_ids,
         ..wire::Done::default()
     })
+}
+
+/// Makes what `step` copies of an earlier copy, if that is still there and can be brought up to date.
+/// Blocks.
+fn update(
+    shared: &Shared,
+    op: &FileOp,
+    step: &Step,
+    earlier: &Earlier,
+) -> Result<Option<Active>, Failure> {
+    let output = shared.refs.get(&earlier.output);
+    let layers = output.as_ref().and_then(Ref::snapshots);
+    let over = layers
+        .as_deref()
+        .and_then(|l| l.strip_prefix(&step.base[..]));
+    let Some([over]) = over else { return Ok(None) };
+    file::bring_up_to_date(shared.refs.snapshots(), op, step, *over, &earlier.changed)
 }
 
 /// Keeps what a failed step left in its mounts, for those who want to look into it. Blocks.
