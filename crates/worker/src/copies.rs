@@ -17,7 +17,7 @@ use oci::Digest;
 use snapshot::LayerId;
 
 /// Copies and transfers that are remembered, of each.
-const KEPT: usize = 256;
+const KEPT: usize = 64;
 
 /// More changes than this are not worth looking at one by one.
 const MOST_CHANGES: usize = 1024;
@@ -36,6 +36,23 @@ struct State {
     /// The latest at the back.
     transfers: VecDeque<Transfer>,
     copies: VecDeque<Copy>,
+}
+
+impl State {
+    /// What may differ between what was copied to `copy` and the files of `source`; `None` when the
+    /// transfers that are remembered do not lead from the one to the other.
+    fn since(&self, copy: &Copy, source: LayerId) -> Option<Changed> {
+        let mut changed = copy.changed.clone();
+        let mut at = source;
+        // The latest first: each led to the one after it.
+        let mut transfers = self.transfers.iter().rev();
+        while at != copy.step.source {
+            let transfer = transfers.find(|transfer| transfer.to == at)?;
+            changed.extend(transfer.changed.iter().cloned());
+            at = transfer.from;
+        }
+        Some(changed)
+    }
 }
 
 /// How the files of one layer became those of another.
@@ -140,25 +157,23 @@ impl Copies {
     /// What is known of an earlier copy by `step`.
     pub(crate) fn earlier(&self, step: &Step) -> Option<Earlier> {
         let state = self.lock();
-        let copy = state.copies.iter().find(|copy| copy.step.key == step.key)?;
-        let mut changed = copy.changed.clone();
-        let mut at = step.source;
-        // The latest first: each led to the one after it.
-        let mut transfers = state.transfers.iter().rev();
-        while at != copy.step.source {
-            let transfer = transfers.find(|transfer| transfer.to == at)?;
-            changed.extend(transfer.changed.iter().cloned());
-            at = transfer.from;
-        }
-        (changed.len() <= MOST_CHANGES).then_some(Earlier {
-            output: copy.output,
-            changed,
-        })
+        let copies = state.copies.iter().rev();
+        // Clients with different files may run the same step.
+        let known = copies.filter(|copy| copy.step.key == step.key);
+        let mut earlier = known.filter_map(|copy| {
+            let changed = state.since(copy, step.source)?;
+            (changed.len() <= MOST_CHANGES).then_some(Earlier {
+                output: copy.output,
+                changed,
+            })
+        });
+        earlier.next()
     }
 
     fn put(&self, copy: Copy) {
         let mut state = self.lock();
-        state.copies.retain(|known| known.step.key != copy.step.key);
+        let is_same = |known: &Copy| known.step.key == copy.step.key && known.output == copy.output;
+        state.copies.retain(|known| !is_same(known));
         state.copies.push_back(copy);
         if state.copies.len() > KEPT {
             state.copies.pop_front();
@@ -234,6 +249,26 @@ mod tests {
         copies.transferred(LayerId(4), LayerId(5), &received(&many[600..], &[]));
         assert!(changed(&copies, 4).is_some());
         assert_eq!(changed(&copies, 5), None);
+    }
+
+    #[test]
+    fn clients_that_run_the_same_step_have_copies_of_their_own() {
+        let copies = Copies::default();
+        for client in [10, 20] {
+            let output = Digest::of(client.to_string());
+            copies.copied(step(client), output, FEWEST_FILES);
+            copies.transferred(LayerId(client), LayerId(client + 1), &received(&["a"], &[]));
+        }
+        for client in [10, 20] {
+            let earlier = copies.earlier(&step(client + 1)).unwrap();
+            assert_eq!(earlier.output, Digest::of(client.to_string()));
+            copies.updated(step(client + 1), earlier);
+        }
+        assert!(
+            copies.earlier(&step(10)).is_none(),
+            "it goes on from the last"
+        );
+        assert!(copies.earlier(&step(11)).is_some());
     }
 
     #[test]

@@ -208,6 +208,7 @@ async fn local(
         .get("local.sharedkeyhint")
         .map_or("", String::as_str);
     let metadata_only = metadata_only(op)?;
+    let is_whole = metadata_only.is_none();
     let kind = metadata_only.as_ref().map_or("", |_| ":metadata");
     let meta = |description| Meta {
         description,
@@ -307,7 +308,8 @@ async fn local(
         job.lease.add(&stored);
         // It may be that of another transfer, with equal content and other times.
         let is_stored = |to: &LayerId| stored.snapshots().is_some_and(|layers| layers == [*to]);
-        if let (Some(from), Some(to)) = (from, to.filter(is_stored)) {
+        let to = to.filter(|to| is_whole && is_stored(to));
+        if let (Some(from), Some(to)) = (from, to) {
             shared.copies.transferred(from, to, &received);
         }
         // What reads the ref next need not read all of it again.

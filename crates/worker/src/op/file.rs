@@ -127,7 +127,9 @@ pub(crate) fn bring_up_to_date(
         if from != *input {
             return Err(Failure::bug("an owner is looked up elsewhere"));
         }
-        whole.try_clone().map_err(Failure::host)
+        // As they were before anything was copied.
+        let base = View::of(snapshots, &step.base).map_err(Failure::host)?;
+        base.try_clone().map_err(Failure::host)
     });
     // Whatever goes wrong goes wrong again when all is copied, which says so in its words.
     let Ok(owner) = owner else { return Ok(None) };
