@@ -86,6 +86,19 @@ fn server(directory: &Path, host_key: &Path, allowed: &Path) -> (Running, u16) {
     }
 }
 
+/// The graph of the fixture's Dockerfile.
+fn converted(fixture: &Fixture) -> String {
+    let mut buildctl = Command::new(called("buildctl", fixture.scratch()));
+    let context = fixture.context().display();
+    buildctl
+        .args(["--addr", &fixture.daemon.address(), "build"])
+        .args(["--frontend", "dockerfile.v0"])
+        .args(["--local", &format!("context={context}")])
+        .args(["--local", &format!("dockerfile={context}")])
+        .args(["--opt", "requestid=frontend.convertllb"]);
+    run(&mut buildctl).ok().to_owned()
+}
+
 #[test]
 fn a_repository_behind_ssh_is_reached_with_the_keys_of_the_client() {
     let fixture = Fixture::new();
@@ -104,9 +117,13 @@ fn a_repository_behind_ssh_is_reached_with_the_keys_of_the_client() {
     );
     fixture.dockerfile(&format!("FROM scratch\nADD {url}#main /x/\n"));
     let with = |socket: &Path| format!("default={}", socket.display());
-    // Any server is trusted that nothing is known of.
+    // A server that nothing is known of is trusted with the key that it has now, and with no other.
     let files = fixture.files(&["--ssh", &with(&socket)]);
     assert_eq!(files.text("x/file"), "over ssh");
+    let key = public(&host);
+    let line = format!("[127.0.0.1]:{port} {key}");
+    let graph = converted(&fixture);
+    assert_eq!(graph.matches(&line).count(), 1, "{graph}");
     let refused = |ran: &Ran, reason: &str| assert!(ran.err().contains(reason), "{}", ran.stderr);
     let build = |arguments: &[&str]| fixture.build(&[&["--no-cache"], arguments].concat()).ran;
     refused(

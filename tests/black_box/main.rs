@@ -26,6 +26,7 @@ mod fixture;
 mod frontend_images;
 mod gateway;
 mod git;
+mod git_bundle;
 mod git_signatures;
 mod git_ssh;
 mod graph;

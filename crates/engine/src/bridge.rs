@@ -526,6 +526,17 @@ impl Bridge for BuildBridge {
         self.shared.pinned(ask).await
     }
 
+    async fn ssh_host_key(&self, host: &str) -> Option<String> {
+        match self.shared.worker.ssh_host_key(host).await {
+            Ok(line) => line,
+            Err(error) => {
+                // The server is then trusted as it is, which git tells if it cannot be reached.
+                tracing::debug!(host, error = %error.message, "no key of an ssh server");
+                None
+            }
+        }
+    }
+
     async fn warn(&self, warning: Warning) -> Result<(), FrontendError> {
         self.shared.log.push(Event::Warning { warning });
         Ok(())

@@ -2,12 +2,14 @@
 
 use std::error::Error;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use futures::StreamExt as _;
-use oci::{Digest, Reference};
+use oci::{Digest, Hasher, Reference};
 use registry::{BlobStream, Progress, RegistryError};
 use snapshot::{Active, Snapshots};
+use tokio::io::AsyncWriteExt as _;
 
 use crate::http::File;
 use crate::pipe;
@@ -119,6 +121,31 @@ impl BlobRequest {
             return Err(BlobError::Digest { want: digest, got });
         }
         Ok(active)
+    }
+
+    /// Writes the blob, checked, to the new file `path`.
+    ///
+    /// # Errors
+    /// When nobody has the blob, or it cannot be kept.
+    pub(crate) async fn save(&self, sources: &Sources, path: &Path) -> Result<(), BlobError> {
+        let digest = self.digest;
+        let stored = |source: io::Error| BlobError::Store {
+            digest,
+            source: Arc::new(source),
+        };
+        let (mut body, _) = self.open(sources).await?;
+        let mut file = tokio::fs::File::create_new(path).await.map_err(stored)?;
+        let mut hasher = Hasher::new();
+        while let Some(chunk) = body.next().await {
+            let chunk = chunk.map_err(|source| BlobError::Fetch { digest, source })?;
+            hasher.update(&chunk);
+            file.write_all(&chunk).await.map_err(stored)?;
+        }
+        file.flush().await.map_err(stored)?;
+        match hasher.finish() {
+            got if got == digest => Ok(()),
+            got => Err(BlobError::Digest { want: digest, got }),
+        }
     }
 
     /// Its bytes, and how many there are, 0 if that is not known.

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 use std::sync::Arc;
 
+use crate::blob::BlobError;
 use crate::git::{GitFailed, SignatureError};
 use oci::{Digest, Platform};
 use registry::{Class, RegistryError, SetupError, TransportError};
@@ -246,6 +247,47 @@ pub enum GitError {
         /// What it is.
         got: String,
     },
+    /// What is asked for contradicts itself.
+    #[error("{0}")]
+    Refused(String),
+    /// A bundle cannot be had.
+    #[error("failed to fetch git bundle {name}")]
+    BundleFetch {
+        /// Which.
+        name: String,
+        /// Why.
+        source: BlobError,
+    },
+    /// What was fetched is no bundle, or part of one.
+    #[error("failed to import git bundle {name}")]
+    Bundle {
+        /// Which.
+        name: String,
+        /// Why.
+        source: GitFailed,
+    },
+    /// A bundle has nothing in it.
+    #[error("failed to import git bundle {name}: it has no refs")]
+    BundleEmpty {
+        /// Which.
+        name: String,
+    },
+    /// A bundle is of something else.
+    #[error("commit {commit} not found in bundle {name}")]
+    NotInBundle {
+        /// What was looked for.
+        commit: String,
+        /// In which.
+        name: String,
+    },
+    /// The commit does not become a bundle.
+    #[error("failed to create git bundle for {commit}")]
+    BundleCreate {
+        /// Which.
+        commit: String,
+        /// Why.
+        source: GitFailed,
+    },
     /// The object is no commit, and no tag of one.
     #[error("expected commit or tag object, got {kind} for {object}")]
     Kind {
@@ -315,9 +357,15 @@ impl GitError {
         match self {
             GitError::Repository { source }
             | GitError::Fetch { source, .. }
+            | GitError::BundleCreate { source, .. }
             | GitError::Checkout { source, .. } => matches!(source, GitFailed::Exit { .. }),
             GitError::Url(_)
             | GitError::Word(_)
+            | GitError::Refused(_)
+            | GitError::BundleFetch { .. }
+            | GitError::Bundle { .. }
+            | GitError::BundleEmpty { .. }
+            | GitError::NotInBundle { .. }
             | GitError::NoRef { .. }
             | GitError::Checksum { .. }
             | GitError::Kind { .. }

@@ -3,8 +3,11 @@
 //! The program `git` does the work. It sees nothing of the machine's or the user's configuration, asks
 //! nothing, and is given only arguments that cannot be taken for options.
 
+mod bundle;
+mod check;
 mod checkout;
 mod command;
+mod host_key;
 mod listing;
 mod objects;
 mod running;
@@ -17,8 +20,11 @@ use registry::Secret;
 use serde::Serialize;
 
 use crate::error::GitError;
+pub use bundle::GitBundle;
+use check::{SHA256_HEX, check_url, check_word, is_object};
 pub use command::Failed as GitFailed;
 use command::{Git, Network};
+pub use host_key::ssh_host_key;
 use listing::Listing;
 pub use objects::GitObjects;
 pub use signature::{SignatureError, SignatureRules};
@@ -42,6 +48,11 @@ pub struct GitRequest {
     pub skip_submodules: bool,
     /// Whether all files get the time of the commit.
     pub commit_time: bool,
+    /// Whether a bundle with the commit's history is wanted in the place of its files. What is kept of
+    /// the repository for it must not be kept for others, which leave history out.
+    pub as_bundle: bool,
+    /// What is read instead of the repository behind the URL.
+    pub bundle: Option<GitBundle>,
     /// By what key the commit, or its tag, must be signed.
     pub signature: Option<SignatureRules>,
     /// The value of the header `Authorization`.
@@ -76,6 +87,9 @@ struct Identity<'a> {
     commit_time: bool,
     /// A kept repository names where it is from.
     git_dir: Option<(&'a str, &'a str, Option<&'a str>)>,
+    /// A bundle has the name under which the commit is in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bundle: Option<String>,
 }
 
 impl GitRequest {
@@ -93,10 +107,17 @@ impl GitRequest {
     /// When the repository cannot be reached, or does not have what is asked for.
     pub async fn pin(&self) -> Result<GitPin, GitError> {
         check_url(&self.url)?;
+        self.check()?;
+        let is_named = match self.bundle {
+            // There is no default branch in it.
+            Some(_) => self.reference.is_empty(),
+            None => self.fetch_by_commit,
+        };
         let (commit, object, reference) = if is_object(&self.reference) {
             (self.reference.clone(), self.reference.clone(), None)
-        } else if self.fetch_by_commit && is_object(&self.checksum) {
-            (self.checksum.clone(), self.checksum.clone(), None)
+        } else if is_named {
+            let sum = &self.checksum;
+            (sum.clone(), sum.clone(), self.branch())
         } else {
             let found = self.ask().await?;
             (found.commit, found.object, Some(found.name))
@@ -117,6 +138,7 @@ impl GitRequest {
             git_dir: self
                 .keep_git_dir
                 .then_some((&url, &object, reference.as_deref())),
+            bundle: self.as_bundle.then(|| bundle::target(self)),
         };
         let mut text = b"drydock.git.v0:".to_vec();
         text.extend(serde_json::to_vec(&identity).expect("strings are valid JSON"));
@@ -140,7 +162,19 @@ impl GitRequest {
         target: &Path,
     ) -> Result<(), GitError> {
         let objects = self.fetch(pin, repository).await?;
+        if self.as_bundle {
+            return bundle::create(self, pin, &objects, target).await;
+        }
         checkout::checkout(self, pin, &objects, target).await
+    }
+
+    /// The full ref that a reference, which is not looked up, is taken for.
+    fn branch(&self) -> Option<String> {
+        match self.reference.as_str() {
+            "" => None,
+            full if full.starts_with("refs/") => Some(full.to_owned()),
+            name => Some(format!("refs/heads/{name}")),
+        }
     }
 
     /// Which object of the repository the reference is.
@@ -162,10 +196,16 @@ impl GitRequest {
         }
         check_word(&self.reference)?;
         let peeled = format!("{}^{{}}", self.reference);
-        let answer = git
-            .run(&["ls-remote", "--", &url, &self.reference, &peeled])
-            .await
-            .map_err(|failed| self.failed(failed))?;
+        let names = [self.reference.as_str(), &peeled];
+        let list = |url| [&["ls-remote", "--", url][..], &names].concat();
+        let answer = match &self.bundle {
+            Some(bundle) => {
+                let list = list(bundle.url(&self.scratch).await?);
+                Git::anywhere().run(&list).await
+            }
+            None => git.run(&list(&url)).await,
+        };
+        let answer = answer.map_err(|failed| self.failed(failed))?;
         let found = Listing::of(&answer).find(&self.reference);
         found.ok_or_else(|| GitError::NoRef {
             reference: self.reference.clone(),
@@ -173,10 +213,17 @@ impl GitRequest {
         })
     }
 
+    /// Brings in what is kept of the repository when files of `pin` are wanted, without making them.
+    /// Objects are kept in `repository`, as for [`GitRequest::checkout`].
+    ///
+    /// # Errors
+    /// When the objects cannot be fetched.
+    pub async fn prefetch(&self, pin: &GitPin, repository: &Path) -> Result<(), GitError> {
+        self.fetch(pin, repository).await.map(drop)
+    }
+
     /// Sees to it that the objects of the commit are in `repository`.
     async fn fetch(&self, pin: &GitPin, repository: &Path) -> Result<Git<'static>, GitError> {
-        let network = Network::of(self)?;
-        let url = self.public_url();
         let git = Git::in_repository(repository);
         let broken = |source| GitError::Repository { source };
         let mut init = vec!["init", "--quiet", "--bare"];
@@ -191,11 +238,23 @@ impl GitRequest {
         if git.run(&["cat-file", "-e", &kept]).await.is_ok() {
             return Ok(git);
         }
-        let wanted = pin.reference.as_deref().unwrap_or(&pin.commit);
+        let wanted = match &pin.reference {
+            Some(reference) if !self.fetch_by_commit => reference,
+            _ => &pin.commit,
+        };
         let spec = format!("+{wanted}:{kept}");
+        if let Some(bundle) = &self.bundle {
+            return self.fetch_from(bundle, pin, git).await;
+        }
+        let network = Network::of(self)?;
+        let url = self.public_url();
         let remote = Git::in_repository(repository).with(&network);
-        let shallow = ["fetch", "--progress", "--depth=1", "--no-tags", "--", &url];
-        let first = remote.run(&[&shallow[..], &[&spec]].concat()).await;
+        let mut one = vec!["fetch", "--progress", "--no-tags"];
+        if !self.as_bundle {
+            one.push("--depth=1");
+        }
+        one.extend(["--", &url, &spec]);
+        let first = remote.run(&one).await;
         if first.is_ok() && self.has(&git, pin).await {
             return Ok(git);
         }
@@ -219,6 +278,27 @@ impl GitRequest {
         Err(GitError::NoRef {
             reference: pin.commit.clone(),
             output: String::new(),
+        })
+    }
+
+    /// Takes the commit out of a bundle.
+    async fn fetch_from<'a>(
+        &self,
+        bundle: &GitBundle,
+        pin: &GitPin,
+        git: Git<'a>,
+    ) -> Result<Git<'a>, GitError> {
+        let url = bundle.url(&self.scratch).await?;
+        let spec = format!("+{}:{}", pin.object, pin.kept());
+        // That is all the server of the other repository, on this machine, is for.
+        let fetch = ["fetch", "--quiet", "--no-tags", "--", url, &spec];
+        let fetched = git.run(&fetch).await;
+        if fetched.is_ok() && self.has(&git, pin).await {
+            return Ok(git);
+        }
+        Err(GitError::NotInBundle {
+            commit: pin.object.clone(),
+            name: bundle.name().to_owned(),
         })
     }
 
@@ -248,83 +328,9 @@ impl GitPin {
     }
 }
 
-/// Hex digits of the ids of a repository with SHA-1 and with SHA-256.
-const SHA1_HEX: usize = 40;
-const SHA256_HEX: usize = 64;
-
-fn is_object(text: &str) -> bool {
-    matches!(text.len(), SHA1_HEX | SHA256_HEX)
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
-}
-
-/// Refuses what git would take for something else than a remote repository.
-fn check_url(url: &str) -> Result<(), GitError> {
-    let refused = || GitError::Url(redact_url(url));
-    check_word(url).map_err(|_| refused())?;
-    match url.split_once("://") {
-        Some(("http" | "https" | "git" | "ssh", rest)) if !rest.starts_with('-') => Ok(()),
-        Some(_) => Err(refused()),
-        // `user@host:path`
-        None if url.contains('@') && url.contains(':') && !url.contains("::") => Ok(()),
-        None => Err(refused()),
-    }
-}
-
-/// Refuses what could be taken for an option, or for more than one word.
-fn check_word(word: &str) -> Result<(), GitError> {
-    let bad = word.starts_with('-')
-        || word.is_empty()
-        || word.contains(|c: char| {
-            c.is_control()
-                || c.is_whitespace()
-                || c == ':' && !word.contains('@') && !word.contains("://")
-        });
-    if bad {
-        return Err(GitError::Word(word.to_owned()));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_remote_repositories_are_asked() {
-        for url in [
-            "https://host/r.git",
-            "http://h:1/r",
-            "git://host/r",
-            "ssh://u@host/r",
-            "git@host:r.git",
-        ] {
-            check_url(url).unwrap();
-        }
-        for url in [
-            "",
-            "-x",
-            "/path",
-            "file:///path",
-            "ext::sh -c id",
-            "a@b::c",
-            "https://-o/x",
-            "http://h/a b",
-        ] {
-            check_url(url).unwrap_err();
-        }
-    }
-
-    #[test]
-    fn no_reference_is_an_option() {
-        for word in ["main", "feature/x", "v1.0-rc.1", "refs/pull/1/head"] {
-            check_word(word).unwrap();
-        }
-        for word in ["--upload-pack=id", "", "a b", "a:b", "a\n"] {
-            check_word(word).unwrap_err();
-        }
-    }
 
     #[test]
     fn equal_files_have_equal_ids() {

@@ -20,7 +20,10 @@ mod remember;
 pub use blob::{BlobError, BlobRequest};
 pub use error::{FetchError, GitError, HttpError, ImageError};
 pub use fetch::Fetcher;
-pub use git::{GitFailed, GitObjects, GitPin, GitRequest, SignatureError, SignatureRules};
+pub use git::{
+    GitBundle, GitFailed, GitObjects, GitPin, GitRequest, SignatureError, SignatureRules,
+    ssh_host_key,
+};
 pub use http::{Http, HttpPin, HttpRequest};
 pub use image::{ImageLayer, ImageRequest, ImageResolver, ResolvedImage};
 pub use provider::{LayoutStore, Sources};

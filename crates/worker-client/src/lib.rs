@@ -333,6 +333,17 @@ impl Worker {
         convert::resolved_source(source, answer.into_inner())
     }
 
+    /// The line of `known_hosts` for an ssh server, as it answers now; `None` when it does not.
+    ///
+    /// # Errors
+    /// When the worker cannot be asked.
+    pub async fn ssh_host_key(&self, host: &str) -> Result<Option<String>, WorkerError> {
+        let host = host.to_owned();
+        let request = wire::FindHostKeyRequest { host };
+        let answer = self.client.clone().find_host_key(request).await?;
+        Ok(Some(answer.into_inner().known_host).filter(|line| !line.is_empty()))
+    }
+
     /// Reads a file of a ref; `length` 0 reads to the end.
     ///
     /// # Errors

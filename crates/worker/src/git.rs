@@ -1,5 +1,6 @@
 //! Git sources.
 
+mod bundle;
 mod pins;
 mod repository;
 
@@ -34,6 +35,11 @@ pub(crate) async fn pin(
     if request.signature.is_some() {
         let source = redact_url(&op.identifier);
         repository::objects(shared, &request, &pin, &source).await?;
+    }
+    // It is unpacked now, and need not be fetched once more for its files.
+    if request.bundle.is_some() && pin.reference.is_some() {
+        let source = redact_url(&op.identifier);
+        repository::prefetch(shared, &request, &pin, &source).await?;
     }
     let pins = shared.job(job)?.git_pins;
     pins.add(&request.url, pin.clone());
@@ -127,13 +133,6 @@ async fn request(
         full if full.is_empty() => format!("https://{host_path}"),
         full => full,
     };
-    for key in op.attrs.keys() {
-        if key.ends_with("bundle") {
-            return Err(Failure::user(format!(
-                "{key} is not supported for git sources by this worker"
-            )));
-        }
-    }
     let agent = match attr("git.mountsshsock") {
         id if id.is_empty() => None,
         id => Some(agent(shared, &id, sessions).await?),
@@ -148,6 +147,8 @@ async fn request(
         fetch_by_commit: flag("git.fetchbycommit"),
         skip_submodules: flag("git.skipsubmodules"),
         commit_time: attr("git.mtime") == "commit",
+        as_bundle: flag("git.checkoutbundle"),
+        bundle: bundle::find(shared, op, sessions)?,
         signature: signature(op),
         known_hosts: attr("git.knownsshhosts"),
         scratch: shared.scratch.path().to_owned(),

@@ -332,6 +332,16 @@ impl Worker for WorkerService {
         Ok(Response::new(found))
     }
 
+    async fn find_host_key(
+        &self,
+        request: Request<wire::FindHostKeyRequest>,
+    ) -> Answer<wire::FindHostKeyResponse> {
+        self.audience.engines_only()?;
+        let host = request.into_inner().host;
+        let known_host = source::ssh_host_key(&host).await.unwrap_or_default();
+        Ok(Response::new(wire::FindHostKeyResponse { known_host }))
+    }
+
     async fn read_file(
         &self,
         request: Request<wire::ReadFileRequest>,

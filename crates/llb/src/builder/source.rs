@@ -1,6 +1,6 @@
 //! Source ops: images, directories of the client, git repositories, URLs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use oci::{Platform, Reference};
 
@@ -12,6 +12,21 @@ pub(super) struct SourceVertex {
     pub(super) attrs: BTreeMap<String, String>,
     /// Whether the platform is part of the op.
     pub(super) has_platform: bool,
+}
+
+/// The agent that ssh asks for keys.
+const SSH_AGENT: &str = "git.mountsshsock";
+/// The keys that ssh servers may have.
+const KNOWN_SSH_HOSTS: &str = "git.knownsshhosts";
+
+impl SourceVertex {
+    /// The server of a repository that is reached by ssh, if its keys are not given.
+    fn unknown_ssh_host(&self) -> Option<&str> {
+        let is_unknown =
+            self.attrs.contains_key(SSH_AGENT) && !self.attrs.contains_key(KNOWN_SSH_HOSTS);
+        let place = self.identifier.strip_prefix("git://")?;
+        is_unknown.then(|| place.split(['/', '#']).next().unwrap_or(place))
+    }
 }
 
 /// An image of a registry or of an OCI layout.
@@ -181,7 +196,7 @@ impl Builder {
             ),
             ("git.fullurl", "source.git.fullurl", git.url.as_str()),
             (
-                "git.mountsshsock",
+                SSH_AGENT,
                 "source.git.mountsshsock",
                 if git.ssh { "default" } else { "" },
             ),
@@ -221,6 +236,31 @@ impl Builder {
             },
             options,
         )
+    }
+
+    /// The ssh servers, with their ports where they are given, of git repositories that have no keys
+    /// of them.
+    pub fn unknown_ssh_hosts(&self) -> BTreeSet<String> {
+        let sources = self
+            .vertices
+            .iter()
+            .filter_map(|vertex| match &vertex.kind {
+                VertexKind::Source(source) => source.unknown_ssh_host(),
+                _ => None,
+            });
+        sources.map(str::to_owned).collect()
+    }
+
+    /// Gives the git repositories on `host` that have none the line of `known_hosts` for it.
+    pub fn know_ssh_host(&mut self, host: &str, line: &str) {
+        for vertex in &mut self.vertices {
+            if let VertexKind::Source(source) = &mut vertex.kind
+                && source.unknown_ssh_host() == Some(host)
+            {
+                let known = line.to_owned();
+                source.attrs.insert(KNOWN_SSH_HOSTS.to_owned(), known);
+            }
+        }
     }
 
     /// A file behind an URL.

@@ -44,6 +44,17 @@ pub(super) async fn objects(
     Ok(objects)
 }
 
+/// Brings in the objects of a commit.
+pub(super) async fn prefetch(
+    shared: &Shared,
+    request: &GitRequest,
+    pin: &GitPin,
+    source: &str,
+) -> Result<(), Failure> {
+    let fetch = |objects: PathBuf| async move { Ok(request.prefetch(pin, &objects).await) };
+    with_repository(shared, request, source, fetch).await
+}
+
 /// Does `work` in the repository that is kept for `request`.
 ///
 /// When it does not work with that, but does with a new one, the kept one is damaged, and the new one
@@ -90,8 +101,11 @@ async fn repository(
     source: &str,
     sharing: Sharing,
 ) -> Result<Mutable, Failure> {
+    // What is kept for files has but one commit of a history, of which a bundle has all.
+    let kind = if request.as_bundle { " history" } else { "" };
+    let url = Digest::of(request.public_url());
     let options = MutableOptions {
-        key: format!("git repository {}", Digest::of(request.public_url())),
+        key: format!("git repository{kind} {url}"),
         base: None,
         sharing,
         fresh: false,

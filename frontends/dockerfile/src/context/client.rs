@@ -14,12 +14,12 @@ use frontend::{
 use llb::builder::{Builder, Defaults, HttpSource, LocalSource, Options as Vertex, State};
 use llb::{Definition, Graph, Input, Op, OpKind, OpMetadata, SourceOp};
 use oci::Reference;
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 
 use super::fetched::{HTTP_FILE, internal};
 use super::{
     CONTEXT, ContextError, DOCKERFILE, DOCKERFILE_DIR, Fetched, IGNORE_FILE, MainSource,
-    NamedContext, SCRATCH, Surroundings, archive,
+    NamedContext, SCRATCH, Surroundings, archive, know_ssh_hosts,
 };
 use crate::git::GitRef;
 use crate::go;
@@ -34,6 +34,8 @@ pub(crate) struct Client {
     options: Arc<Options>,
     main: OnceCell<Main>,
     ignore: OnceCell<(String, Bytes)>,
+    /// The keys of ssh servers, each asked for once.
+    host_keys: Mutex<BTreeMap<String, Option<String>>>,
 }
 
 /// The main context and the Dockerfile's place.
@@ -60,6 +62,7 @@ impl Client {
             options,
             main: OnceCell::new(),
             ignore: OnceCell::new(),
+            host_keys: Mutex::default(),
         }
     }
 
@@ -217,6 +220,7 @@ impl Client {
                 )
             }
         };
+        know_ssh_hosts(&mut builder, self).await;
         let graph = Client::graph(&builder, &state)?;
         let at = |what| move |source| ContextError::EngineAt { what, source };
         let result = self
@@ -457,6 +461,16 @@ impl Surroundings for Client {
                 name: context.found_as.clone(),
             }),
         }
+    }
+
+    async fn ssh_host_key(&self, host: &str) -> Option<String> {
+        let mut known = self.host_keys.lock().await;
+        if let Some(line) = known.get(host) {
+            return line.clone();
+        }
+        let line = self.bridge.ssh_host_key(host).await;
+        known.insert(host.to_owned(), line.clone());
+        line
     }
 
     async fn archive_time(&self, source: &ResolveSource) -> Result<Option<i64>, ContextError> {

@@ -11,6 +11,7 @@ mod offline;
 
 use async_trait::async_trait;
 use frontend::{FrontendError, ResolveImage, ResolveSource, ResolvedImage, ResolvedSource};
+use llb::builder::Builder;
 use oci::{Platform, Reference};
 
 use crate::git::GitRefError;
@@ -51,8 +52,21 @@ pub(crate) trait Surroundings: Send + Sync {
     /// Brings in a named context.
     async fn named_source(&self, context: &NamedContext) -> Result<Fetched, ContextError>;
 
+    /// The line of `known_hosts` for an ssh server of which nothing is known.
+    async fn ssh_host_key(&self, host: &str) -> Option<String>;
+
     /// The largest modification time, in seconds, of the files of an archive behind a source.
     async fn archive_time(&self, source: &ResolveSource) -> Result<Option<i64>, ContextError>;
+}
+
+/// Gives the git repositories in `builder` that are behind ssh the keys that their servers have now,
+/// so that they are asked with these and no others. A server that does not answer gets none.
+pub(crate) async fn know_ssh_hosts(builder: &mut Builder, surroundings: &dyn Surroundings) {
+    for host in builder.unknown_ssh_hosts() {
+        if let Some(line) = surroundings.ssh_host_key(&host).await {
+            builder.know_ssh_host(&host, &line);
+        }
+    }
 }
 
 /// A context that the client gives under a name.

@@ -52,6 +52,10 @@ impl Surroundings for Offline {
         Ok(Fetched::Scratch)
     }
 
+    async fn ssh_host_key(&self, _: &str) -> Option<String> {
+        None
+    }
+
     async fn archive_time(&self, _: &ResolveSource) -> Result<Option<i64>, ContextError> {
         Ok(None)
     }

@@ -4,7 +4,7 @@ use frontend::{ResolveMode, ResolveSource};
 use llb::builder::{Builder, Defaults, HttpSource, Options as Vertex, State};
 use llb::{Graph, OpKind};
 
-use crate::context::{CONTEXT, NamedContext, SCRATCH};
+use crate::context::{CONTEXT, NamedContext, SCRATCH, know_ssh_hosts};
 use crate::expand::Env;
 use crate::git::GitRef;
 use crate::go;
@@ -97,6 +97,7 @@ impl Lowering<'_> {
             );
             (state, shown)
         };
+        know_ssh_hosts(&mut builder, self.surroundings).await;
         self.time_of(&builder, &state, shown).await
     }
 

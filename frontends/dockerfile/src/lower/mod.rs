@@ -30,7 +30,7 @@ use llb::builder::{
 };
 use oci::{ImageConfig, Platform};
 
-use crate::context::Surroundings;
+use crate::context::{Surroundings, know_ssh_hosts};
 use crate::expand::Expander;
 use crate::instruction::{self, Command, Stage};
 use crate::lint::{LintOptions, LintWarning, Linter, Rule};
@@ -344,6 +344,7 @@ impl<'a> Lowering<'a> {
             let state = self.builder.local(&local, vertex);
             self.builder.resolve(id, &state);
         }
+        know_ssh_hosts(&mut self.builder, self.surroundings).await;
         let outline = self.outline(target);
         let mut scan = BTreeMap::new();
         let mut ignore_cache = self.stages.all[target].ignore_cache;
