@@ -205,8 +205,7 @@ impl Lowering<'_> {
                     let from = if from.is_empty() { SCRATCH } else { &from };
                     let found = self.stages.by_name(from);
                     Ok(found.unwrap_or_else(|| {
-                        self.stages
-                            .add(StageState::implicit(from, Default::default()))
+                        self.stages.add(StageState::mounted(from, command.span))
                     }))
                 })
                 .collect(),

@@ -99,8 +99,8 @@ impl Lowering<'_> {
         });
         let mut found = found.buffered(MAX_LOOKUPS);
         while let Some((search, found)) = found.next().await {
-            let (id, span) = (search.id, self.stages.all[search.id].span);
-            self.settle(search, found).at(span)?;
+            let (id, place) = (search.id, self.stages.all[search.id].place);
+            self.settle(search, found).at(place)?;
             let stage = &mut self.stages.all[id];
             stage.dispatched |= stage.unregistered;
         }
@@ -116,7 +116,7 @@ impl Lowering<'_> {
                 name: written.clone(),
                 source,
             })
-            .at(stage.span)?
+            .at(stage.place)?
             .with_default_tag();
         let target = &self.platforms.target;
         let platform = stage.platform.clone().unwrap_or_else(|| target.clone());
@@ -127,7 +127,7 @@ impl Lowering<'_> {
         } else {
             // The name is looked up with its tag, of which `latest` does not count.
             let name = reference.to_string();
-            match NamedContext::find(self.options, &name, Some(&platform)).at(stage.span)? {
+            match NamedContext::find(self.options, &name, Some(&platform)).at(stage.place)? {
                 Some(context) => Wanted::Context(context),
                 None => Wanted::Image(self.image_request(&reference, &platform)),
             }

@@ -31,6 +31,8 @@ pub(crate) struct StageState {
     pub(crate) source: String,
     pub(crate) doc: String,
     pub(crate) span: LineSpan,
+    /// Where it is asked for, for errors. What is mounted from is in no span, as in BuildKit.
+    pub(crate) place: LineSpan,
     /// The name to show; empty for the only stage of a file.
     pub(crate) shown: String,
 
@@ -104,18 +106,28 @@ impl StageState {
             source: stage.source.clone(),
             doc: stage.doc.clone(),
             span: stage.span,
+            place: stage.span,
             shown: stage.name.clone(),
             ..StageState::default()
         }
     }
 
-    /// Something that a command copies or mounts from.
+    /// Something that a command copies from.
     pub(crate) fn implicit(base_name: &str, span: LineSpan) -> StageState {
         StageState {
             base_name: base_name.to_owned(),
             span,
+            place: span,
             unregistered: true,
             ..StageState::default()
+        }
+    }
+
+    /// Something that a command at `place` mounts from.
+    pub(crate) fn mounted(base_name: &str, place: LineSpan) -> StageState {
+        StageState {
+            place,
+            ..StageState::implicit(base_name, LineSpan::default())
         }
     }
 

@@ -69,7 +69,8 @@ impl LintReport {
             "sources": [json::source_file(file)],
         });
         if let Some((message, spans)) = &self.error {
-            let mut lines: Vec<u32> = spans.iter().flat_map(|s| s.start..=s.end).collect();
+            let known = spans.iter().filter(|span| span.start > 0);
+            let mut lines: Vec<u32> = known.flat_map(|s| s.start..=s.end).collect();
             lines.sort_unstable();
             lines.dedup();
             let lines: Vec<LineSpan> = lines.into_iter().map(LineSpan::line).collect();
