@@ -209,6 +209,24 @@ fn a_dockerfile_is_checked_without_a_daemon() {
 
     std::fs::write(&file, "FROM alpine\nRUN true\n").unwrap();
     assert_eq!(drydock(&["lint"]).ok(), "");
+
+    // That it was not looked at is another code than that something was found.
+    for arguments in [&["lint", "nothing"][..], &["outline", "nothing"]] {
+        let missing = drydock(arguments);
+        assert_eq!(missing.code, 2, "{missing:?}");
+        assert!(missing.stderr.contains("`nothing`"), "{missing:?}");
+    }
+    let mut editor = Command::new(program().unwrap());
+    let arguments = ["--stdin-filename", "a b/Dockerfile", "--format=sarif", "-"];
+    editor.arg("lint").args(arguments);
+    std::fs::write(&file, "FROM alpine\nRNU true\n").unwrap();
+    editor.stdin(std::fs::File::open(&file).unwrap());
+    let ran = run(&mut editor);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    let sarif: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    let place = &sarif["runs"][0]["results"][0]["locations"][0]["physicalLocation"];
+    assert_eq!(place["artifactLocation"]["uri"], "a%20b/Dockerfile");
+    assert_eq!(place["region"]["endColumn"], 9);
 }
 
 #[test]

@@ -1,21 +1,32 @@
 //! `drydock lint` and `drydock outline`: a Dockerfile looked at here, without a daemon.
 
+mod outline;
+mod place;
+mod sarif;
+
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::Context as _;
-use dockerfile::{LineSpan, LintReport, Outline, Rule, SourceText};
+use dockerfile::{LineSpan, LintReport, SourceText};
 use serde_json::{Value, json};
 
-use crate::error::Exit;
+use crate::error::{self, Exit};
+use place::{COLUMN_KIND, Lines, Position};
 
 /// Largest Dockerfile that is read.
 const MAX_SIZE: u64 = 16 << 20;
-/// The name of the rule for what keeps the file from being built.
-const ERROR: &str = "BuildError";
+/// The name of what comes by standard input.
+const STDIN: &str = "Dockerfile";
+/// Exit code when the file could not be looked at; 1 says that something was found.
+const NOT_LOOKED: u8 = 2;
 
-/// Check a Dockerfile. Ends with exit code 1 when there is something to say.
+/// Check a Dockerfile. Ends with exit code 1 when there is something to say, 2 when the file could not be
+/// looked at.
+///
+/// In JSON and SARIF lines and columns count from 1, columns in code units of UTF-16, and the end of a range
+/// is the column after it.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -25,7 +36,8 @@ pub(super) struct Arguments {
     format: Format,
 }
 
-/// Show what a Dockerfile takes from outside: arguments, secrets and ssh agents.
+/// Show what a Dockerfile takes from outside: arguments, secrets and ssh agents. Ends with exit code 2 when
+/// that cannot be told.
 #[derive(Debug, clap::Args)]
 pub(super) struct OutlineArguments {
     #[command(flatten)]
@@ -40,6 +52,9 @@ struct Input {
     /// The Dockerfile; `-` reads standard input.
     #[arg(value_name = "FILE", default_value = "Dockerfile")]
     file: String,
+    /// What the file on standard input is called in what is printed.
+    #[arg(long, value_name = "FILE", default_value = STDIN)]
+    stdin_filename: String,
     /// Only what this stage needs.
     #[arg(long, value_name = "STAGE")]
     target: Option<String>,
@@ -75,7 +90,7 @@ impl Input {
         let (filename, ignore) = if self.file == "-" {
             let read = std::io::stdin().take(MAX_SIZE).read_to_end(&mut data);
             read.context("failed to read standard input")?;
-            ("Dockerfile".to_owned(), None)
+            (self.stdin_filename.clone(), None)
         } else {
             let path = Path::new(&self.file);
             let file = std::fs::File::open(path);
@@ -113,32 +128,45 @@ impl Input {
 
 /// Prints what the rules found.
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let text = arguments.input.read()?;
-    let report = dockerfile::lint(&text, &arguments.input.options());
-    let report = report.context("failed to check the file")?;
+    let (text, report) = looked(|| {
+        let text = arguments.input.read()?;
+        let report = dockerfile::lint(&text, &arguments.input.options());
+        Ok((text, report.context("failed to check the file")?))
+    })?;
     match arguments.format {
         Format::Text => print!("{}", as_text(&text.filename, &report)),
         Format::Page => print!("{}", report.page(&text.filename, &text.data)),
-        Format::Json => println!("{:#}", as_json(&text.filename, &report)),
-        Format::Sarif => println!("{:#}", as_sarif(&text.filename, &report)),
+        Format::Json => println!("{:#}", as_json(&text, &report)),
+        Format::Sarif => println!("{:#}", sarif::log(&text, &report)),
     }
     if report.is_clean() {
         Ok(())
     } else {
-        Err(Exit(crate::error::FAILURE).into())
+        Err(Exit(error::FAILURE).into())
     }
 }
 
 /// Prints what the target takes.
 pub(super) fn outline(arguments: &OutlineArguments) -> anyhow::Result<()> {
-    let text = arguments.input.read()?;
-    let outline = dockerfile::outline(&text, &arguments.input.options());
-    let outline = outline.context("failed to read the file")?;
+    let (text, outline) = looked(|| {
+        let text = arguments.input.read()?;
+        let outline = dockerfile::outline(&text, &arguments.input.options());
+        Ok((text, outline.context("failed to read the file")?))
+    })?;
     match arguments.format {
-        OutlineFormat::Text => print!("{}", outline_as_text(&outline)),
-        OutlineFormat::Json => println!("{:#}", outline_as_json(&outline)),
+        OutlineFormat::Text => print!("{}", outline::as_text(&outline)),
+        OutlineFormat::Json => println!("{:#}", outline::as_json(&text, &outline)),
     }
     Ok(())
+}
+
+/// Does `look`. That it cannot be done is told at once, since its exit code is another than usual.
+fn looked<T>(look: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    look().map_err(|failure| {
+        // What went wrong is said; the code here is the one of this program's other commands.
+        let _ = error::report(&failure);
+        Exit(NOT_LOOKED).into()
+    })
 }
 
 fn as_text(file: &str, report: &LintReport) -> String {
@@ -158,7 +186,33 @@ fn lines(span: LineSpan) -> Value {
     json!({ "start": span.start, "end": span.end })
 }
 
-fn as_json(file: &str, report: &LintReport) -> Value {
+/// Where something is; `null` for what is about the whole file.
+fn range(file: &Lines<'_>, span: LineSpan) -> Value {
+    let position = |at: Position| json!({ "line": at.line, "column": at.column });
+    match file.region(span) {
+        Some(region) => json!({ "start": position(region.start), "end": position(region.end) }),
+        None => Value::Null,
+    }
+}
+
+/// Spans in the order of the file, those that touch as one. What is about the whole file is in none.
+fn joined(spans: &[LineSpan]) -> Vec<LineSpan> {
+    let mut sorted: Vec<LineSpan> = spans.iter().copied().filter(|s| s.start > 0).collect();
+    sorted.sort_by_key(|span| span.start);
+    let mut joined: Vec<LineSpan> = Vec::new();
+    for span in sorted {
+        match joined.last_mut() {
+            Some(last) if span.start <= last.end.saturating_add(1) => {
+                last.end = last.end.max(span.end);
+            }
+            _ => joined.push(span),
+        }
+    }
+    joined
+}
+
+fn as_json(text: &SourceText, report: &LintReport) -> Value {
+    let file = Lines::of(&text.data);
     let warning = |warning: &dockerfile::LintWarning| {
         json!({
             "rule": warning.rule.name(),
@@ -167,127 +221,23 @@ fn as_json(file: &str, report: &LintReport) -> Value {
             "help": warning.rule.mend(),
             "message": warning.message,
             "lines": lines(warning.span),
+            "range": range(&file, warning.span),
         })
     };
     let error = report.error.as_ref().map(|(message, spans)| {
-        let spans: Vec<Value> = spans.iter().copied().map(lines).collect();
-        json!({ "message": message, "lines": spans, "help": report.help })
+        let spans = joined(spans);
+        json!({
+            "message": message,
+            "lines": spans.iter().copied().map(lines).collect::<Vec<_>>(),
+            "ranges": spans.iter().map(|span| range(&file, *span)).collect::<Vec<_>>(),
+            "help": report.help,
+        })
     });
     json!({
-        "file": file,
+        "file": text.filename,
+        "columnKind": COLUMN_KIND,
         "warnings": report.warnings.iter().map(warning).collect::<Vec<_>>(),
         "error": error,
-    })
-}
-
-fn as_sarif(file: &str, report: &LintReport) -> Value {
-    let mut rules: Vec<Rule> = Vec::new();
-    for warning in &report.warnings {
-        if !rules.contains(&warning.rule) {
-            rules.push(warning.rule);
-        }
-    }
-    let described = |rule: &Rule| {
-        let mut text = json!({
-            "id": rule.name(),
-            "shortDescription": { "text": rule.description() },
-        });
-        if !rule.url().is_empty() {
-            text["helpUri"] = rule.url().into();
-        }
-        text
-    };
-    let found = |id: &str, level: &str, message: &str, spans: &[LineSpan]| {
-        let location = |span: &LineSpan| {
-            json!({ "physicalLocation": {
-                "artifactLocation": { "uri": file },
-                // Lines count from 1; a finding about the whole file is shown at its beginning.
-                "region": { "startLine": span.start.max(1), "endLine": span.end.max(1) },
-            }})
-        };
-        json!({
-            "ruleId": id,
-            "level": level,
-            "message": { "text": message },
-            "locations": spans.iter().map(location).collect::<Vec<_>>(),
-        })
-    };
-    let warnings = report.warnings.iter();
-    let mut results: Vec<Value> = warnings
-        .map(|w| found(w.rule.name(), "warning", &w.message, &[w.span]))
-        .collect();
-    if let Some((message, spans)) = &report.error {
-        results.push(found(ERROR, "error", message, spans));
-    }
-    json!({
-        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
-        "version": "2.1.0",
-        "runs": [{
-            "tool": { "driver": {
-                "name": "drydock",
-                "version": env!("CARGO_PKG_VERSION"),
-                "rules": rules.iter().map(described).collect::<Vec<_>>(),
-            }},
-            "results": results,
-        }],
-    })
-}
-
-fn outline_as_text(outline: &Outline) -> String {
-    let mut text = String::new();
-    if !outline.name.is_empty() {
-        text += &format!("TARGET: {}\n", outline.name);
-    }
-    if !outline.description.is_empty() {
-        text += &format!("DESCRIPTION: {}\n", outline.description);
-    }
-    let mut part = |title: &str, lines: Vec<String>| {
-        if !lines.is_empty() {
-            let gap = if text.is_empty() { "" } else { "\n" };
-            text += &format!("{gap}{title}\n");
-            lines.iter().for_each(|line| text += &format!("  {line}\n"));
-        }
-    };
-    let args = outline.args.iter().map(|arg| {
-        let value = if arg.value.is_empty() {
-            String::new()
-        } else {
-            format!("={}", arg.value)
-        };
-        let about = if arg.description.is_empty() {
-            String::new()
-        } else {
-            format!("  # {}", arg.description)
-        };
-        format!("{}{value}{about}", arg.name)
-    });
-    part("BUILD ARGUMENTS", args.collect());
-    for (title, needs) in [("SECRETS", &outline.secrets), ("SSH AGENTS", &outline.ssh)] {
-        let need = |need: &dockerfile::OutlineNeed| {
-            let required = if need.required { "  (required)" } else { "" };
-            format!("{}{required}", need.name)
-        };
-        part(title, needs.iter().map(need).collect());
-    }
-    text
-}
-
-fn outline_as_json(outline: &Outline) -> Value {
-    let arg = |arg: &dockerfile::OutlineArg| {
-        json!({
-            "name": arg.name,
-            "description": arg.description,
-            "value": arg.value,
-            "lines": lines(arg.span),
-        })
-    };
-    let need = |need: &dockerfile::OutlineNeed| json!({ "name": need.name, "required": need.required, "lines": lines(need.span) });
-    json!({
-        "name": outline.name,
-        "description": outline.description,
-        "args": outline.args.iter().map(arg).collect::<Vec<_>>(),
-        "secrets": outline.secrets.iter().map(need).collect::<Vec<_>>(),
-        "ssh": outline.ssh.iter().map(need).collect::<Vec<_>>(),
     })
 }
 
@@ -295,55 +245,137 @@ fn outline_as_json(outline: &Outline) -> Value {
 mod tests {
     use super::*;
 
-    fn report(text: &str) -> LintReport {
-        let text = SourceText {
-            filename: "Dockerfile".to_owned(),
-            data: text.as_bytes().to_vec(),
+    fn text(data: impl AsRef<[u8]>) -> SourceText {
+        SourceText {
+            filename: "sub dir/Dockerfile".to_owned(),
+            data: data.as_ref().to_vec(),
             ignore: None,
-        };
-        dockerfile::lint(&text, &BTreeMap::new()).unwrap()
+        }
+    }
+
+    fn look(data: impl AsRef<[u8]>) -> (SourceText, LintReport) {
+        let text = text(data);
+        let report = dockerfile::lint(&text, &BTreeMap::new()).unwrap();
+        (text, report)
+    }
+
+    /// The results of the only run.
+    fn results(sarif: &Value) -> Vec<Value> {
+        let run = &sarif["runs"][0];
+        assert_eq!(run["columnKind"], "utf16CodeUnits");
+        let results = run["results"].as_array().unwrap();
+        for result in results {
+            let index = usize::try_from(result["ruleIndex"].as_u64().unwrap()).unwrap();
+            let rule = &run["tool"]["driver"]["rules"][index];
+            assert_eq!(rule["id"], result["ruleId"]);
+            let location = &result["locations"][0]["physicalLocation"];
+            assert_eq!(location["artifactLocation"]["uri"], "sub%20dir/Dockerfile");
+        }
+        results.clone()
+    }
+
+    fn region(result: &Value) -> [u64; 4] {
+        let region = &result["locations"][0]["physicalLocation"]["region"];
+        ["startLine", "startColumn", "endLine", "endColumn"]
+            .map(|name| region[name].as_u64().unwrap_or_default())
     }
 
     #[test]
-    fn a_finding_is_told_with_its_line_in_every_format() {
-        let report = report("FROM alpine AS a\nfrom alpine\nRUN true\n");
+    fn a_finding_is_told_with_its_place_in_every_format() {
+        let (file, report) = look("FROM alpine AS a\n  from alpine\nRUN true\n");
         let text = as_text("Dockerfile", &report);
         assert!(text.contains("Dockerfile:2: warning: "), "{text}");
         assert!(text.contains("[ConsistentInstructionCasing]"), "{text}");
-        let json = as_json("Dockerfile", &report);
-        assert_eq!(json["warnings"][0]["lines"]["start"], 2);
+        let json = as_json(&file, &report);
+        let found = &json["warnings"][0];
+        assert_eq!(found["lines"], json!({ "start": 2, "end": 2 }));
+        let range =
+            json!({ "start": { "line": 2, "column": 3 }, "end": { "line": 2, "column": 14 } });
+        assert_eq!(found["range"], range);
+        assert_eq!(json["columnKind"], "utf16CodeUnits");
         assert_eq!(json["error"], Value::Null);
-        let sarif = as_sarif("Dockerfile", &report);
-        let result = &sarif["runs"][0]["results"][0];
+        let sarif = sarif::log(&file, &report);
+        let result = &results(&sarif)[0];
         assert_eq!(result["level"], "warning");
-        let place = &result["locations"][0]["physicalLocation"];
-        assert_eq!(place["region"]["startLine"], 2);
-        let rules = sarif["runs"][0]["tool"]["driver"]["rules"].as_array();
-        assert_eq!(rules.unwrap()[0]["id"], result["ruleId"]);
+        assert_eq!(region(result), [2, 3, 2, 14]);
     }
 
     #[test]
-    fn what_cannot_be_built_is_an_error_with_its_line() {
-        let report = report("FROM alpine\nRNU true\n");
+    fn what_cannot_be_built_is_an_error_with_its_place() {
+        let (file, report) = look("FROM alpine\nRNU true\n");
         let text = as_text("Dockerfile", &report);
         assert!(text.contains("Dockerfile:2: error: "), "{text}");
-        let sarif = as_sarif("Dockerfile", &report);
-        assert_eq!(sarif["runs"][0]["results"][0]["ruleId"], ERROR);
+        let sarif = sarif::log(&file, &report);
+        let result = &results(&sarif)[0];
+        assert_eq!(result["ruleId"], sarif::ERROR);
+        assert_eq!(region(result), [2, 1, 2, 9]);
+        let json = as_json(&file, &report);
+        assert_eq!(json["error"]["ranges"][0]["end"]["column"], 9);
+    }
+
+    #[test]
+    fn what_is_about_the_whole_file_is_at_its_beginning() {
+        let (file, report) = look("");
+        assert_eq!(
+            region(&results(&sarif::log(&file, &report))[0]),
+            [1, 0, 0, 0]
+        );
+        let json = as_json(&file, &report);
+        assert_eq!(json["error"]["lines"], json!([]));
+    }
+
+    /// Lines that are not plain: the place of the only error or warning of each.
+    #[test]
+    fn columns_are_those_of_the_text() {
+        for (data, expected) in [
+            // Characters of one and of two units.
+            ("FROM a\nRNU \u{f6}\u{1f980}\n", [2, 1, 2, 8]),
+            ("FROM a\r\nRNU b\r\n", [2, 1, 2, 6]),
+            ("\u{feff}RNU a\n", [1, 1, 1, 6]),
+            (
+                "FROM a\nCOPY --chmod=x <<E /b\n\u{1f980}\nE\n",
+                [2, 1, 4, 2],
+            ),
+            ("FROM a\r\nRUN --mount=type=x \\\r\n  b\r\n", [2, 1, 3, 4]),
+        ] {
+            let (file, report) = look(data);
+            let results = results(&sarif::log(&file, &report));
+            let error = results.iter().find(|result| result["level"] == "error");
+            assert_eq!(
+                region(error.expect(data)),
+                expected,
+                "{data:?}: {results:#?}"
+            );
+        }
+    }
+
+    #[test]
+    fn spans_that_touch_are_one() {
+        let span = |(start, end)| LineSpan { start, end };
+        let join = |spans: &[(u32, u32)]| -> Vec<(u32, u32)> {
+            let spans: Vec<_> = spans.iter().copied().map(span).collect();
+            joined(&spans).iter().map(|s| (s.start, s.end)).collect()
+        };
+        assert_eq!(
+            join(&[(3, 3), (1, 1), (2, 2), (6, 7), (0, 0)]),
+            [(1, 3), (6, 7)]
+        );
+        assert_eq!(join(&[]), []);
     }
 
     #[test]
     fn an_outline_names_what_is_taken() {
-        let text = SourceText {
-            filename: "Dockerfile".to_owned(),
-            data: b"FROM alpine\nARG A=1\nRUN --mount=type=secret,id=key,required true\n".to_vec(),
-            ignore: None,
-        };
+        let text = text("FROM alpine\nARG A=1\nRUN --mount=type=secret,id=key,required true\n");
         let outline = dockerfile::outline(&text, &BTreeMap::new()).unwrap();
-        let shown = outline_as_text(&outline);
         assert_eq!(
-            shown,
+            outline::as_text(&outline),
             "BUILD ARGUMENTS\n  A=1\n\nSECRETS\n  key  (required)\n"
         );
-        assert_eq!(outline_as_json(&outline)["secrets"][0]["required"], true);
+        let json = outline::as_json(&text, &outline);
+        assert_eq!(json["secrets"][0]["required"], true);
+        assert_eq!(
+            json["args"][0]["range"]["end"],
+            json!({ "line": 2, "column": 8 })
+        );
     }
 }
