@@ -2,7 +2,7 @@
 //! wire; this is shown beside them.
 
 use crate::expand::ExpandError;
-use crate::instruction::{InstructionError, MountError};
+use crate::instruction::{FlagError, InstructionError, MountError};
 use crate::lint::Rule;
 use crate::lower::LowerError;
 use crate::parse::ParseError;
@@ -37,9 +37,10 @@ impl LowerError {
                 "add a stage `FROM $IMAGE AS source`, with `ARG IMAGE` before the first FROM, and \
                  use `--from=source`",
             ),
-            LowerError::StageIndex(_)
-            | LowerError::CopyFrom { .. }
-            | LowerError::MountFrom { .. } => {
+            LowerError::StageIndex(_) => {
+                Some("stages count from 0 in the order of the file; better use the name of one")
+            }
+            LowerError::CopyFrom { .. } | LowerError::MountFrom { .. } => {
                 Some("stages can be used only below their FROM: move the stage up")
             }
             LowerError::BaseName { .. } => {
@@ -53,9 +54,12 @@ impl LowerError {
             LowerError::Lint(_) => {
                 Some("mend the findings above, or take their rules out of `# check=skip=…`")
             }
+            LowerError::LintOptions(_) => Some(
+                "write `skip=<rule>,<rule>` and `error=true`, with `;` between them and no blanks",
+            ),
+            LowerError::Advised { mend, .. } => Some(mend),
             LowerError::Context(_)
             | LowerError::GitRef(_)
-            | LowerError::LintOptions(_)
             | LowerError::PlatformArguments { .. }
             | LowerError::ResolvedName { .. }
             | LowerError::Resolve { .. }
@@ -144,12 +148,54 @@ impl InstructionError {
                 "write `HEALTHCHECK CMD <command>` or `HEALTHCHECK NONE`"
             }
             InstructionError::ProbeInterval(_) => "give it a unit: `30s`, `1m`",
+            InstructionError::ProbeValue(_) => {
+                "write a time with its unit, `30s` or `1m30s`; `--retries` is a plain number"
+            }
+            InstructionError::ProbeRetries(_) => "write a number from 0: `--retries=3`",
             InstructionError::EmptyVolume => "name a directory: `VOLUME [\"/data\"]`",
             InstructionError::ShellNotJson => "write an array: `SHELL [\"/bin/bash\", \"-c\"]`",
             InstructionError::Network(_) => "use `default`, `none` or `host`",
             InstructionError::Security(_) => "use `sandbox` or `insecure`",
             InstructionError::NoStage => "put `FROM <image>` first; only ARG may stand before it",
-            _ => return None,
+            InstructionError::AtLeastOne(name) | InstructionError::ExactlyOne(name) => {
+                return usage(name);
+            }
+            InstructionError::Flag(error) => return error.mend(),
+            InstructionError::Mount(error) => return error.mend(),
+            InstructionError::Device(_) | InstructionError::NotCommand => return None,
+        })
+    }
+}
+
+/// How an instruction is written.
+fn usage(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "ARG" => "write `ARG NAME`, or `ARG NAME=default`",
+        "ENV" => "write `ENV NAME=value`",
+        "EXPOSE" => "write `EXPOSE 80`, or `EXPOSE 80/udp`",
+        "HEALTHCHECK" => "write `HEALTHCHECK CMD <command>` or `HEALTHCHECK NONE`",
+        "LABEL" => "write `LABEL name=value`",
+        "MAINTAINER" => "write `LABEL org.opencontainers.image.authors=\"…\"` instead",
+        "ONBUILD" => "write an instruction after it: `ONBUILD RUN make`",
+        "SHELL" => "write an array: `SHELL [\"/bin/bash\", \"-c\"]`",
+        "STOPSIGNAL" => "write `STOPSIGNAL SIGTERM`",
+        "USER" => "write `USER name`, or `USER name:group`",
+        "VOLUME" => "name a directory: `VOLUME [\"/data\"]`",
+        "WORKDIR" => "write one path, with quotes around one that has blanks: `WORKDIR /app`",
+        _ => return None,
+    })
+}
+
+impl FlagError {
+    fn mend(&self) -> Option<&'static str> {
+        Some(match self {
+            FlagError::Unknown { hint, .. } if hint.is_empty() => {
+                "take the flag out: this instruction does not have it"
+            }
+            FlagError::Unknown { .. } => return None,
+            FlagError::Duplicate(_) => "keep one of them",
+            FlagError::MissingValue(_) => "write the value behind a `=`, without a blank",
+            FlagError::NotBool { .. } => "write `true` or `false`, or the flag alone",
         })
     }
 }
@@ -163,7 +209,18 @@ impl MountError {
             MountError::Kind(_) => "use `bind`, `cache`, `tmpfs`, `secret` or `ssh`",
             MountError::Sharing(_) => "use `shared`, `private` or `locked`",
             MountError::ForeignKey { .. } => "take the key out, or choose the type that has it",
-            _ => return None,
+            MountError::Value { key, .. } if key == "size" => {
+                "write a number of bytes, or one with a unit: `64m`"
+            }
+            MountError::Value { .. } => "write `true` or `false`, or the key alone",
+            MountError::Number { key: "mode", .. } => "write the mode in octal: `0755`",
+            MountError::Number { .. } => "write a number: names are not looked up in the image",
+            MountError::FileInfo { .. } => {
+                "take the key out: files keep the owner and mode they have"
+            }
+            MountError::Combination { mend, .. } => mend,
+            MountError::Expand(error) => return error.mend(),
+            MountError::UnknownKey { .. } => return None,
         })
     }
 }

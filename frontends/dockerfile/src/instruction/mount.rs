@@ -97,8 +97,13 @@ pub(crate) enum MountError {
         kind: &'static str,
     },
     /// Fields that do not fit together.
-    #[error("{0}")]
-    Combination(String),
+    #[error("{text}")]
+    Combination {
+        /// What does not.
+        text: String,
+        /// How to mend it.
+        mend: &'static str,
+    },
 }
 
 const KEYS: &[&str] = &[
@@ -272,23 +277,37 @@ impl Mount {
                 }
             }
         }
-        let wrong = |text: &str| Err(MountError::Combination(text.to_owned()));
+        let wrong = |text: &str, mend| {
+            let text = text.to_owned();
+            Err(MountError::Combination { text, mend })
+        };
+        let cache_only = "take `sharing` out: only cache mounts have it";
         if self.kind == MountKind::Secret {
             if !self.from.is_empty() {
-                return wrong("secret mount should not have a from");
+                return wrong(
+                    "secret mount should not have a from",
+                    "take `from` out: secrets come from the client",
+                );
             }
             if self.sharing.is_some() {
-                return wrong("secret mount should not define sharing");
+                return wrong("secret mount should not define sharing", cache_only);
             }
             if self.source.is_empty() && self.target.is_empty() && self.id.is_empty() {
-                return wrong("invalid secret mount. one of source, target required");
+                return wrong(
+                    "invalid secret mount. one of source, target required",
+                    "name the secret: `type=secret,id=token`",
+                );
             }
             if !self.source.is_empty() && !self.id.is_empty() {
-                return wrong("both source and id can't be set");
+                return wrong(
+                    "both source and id can't be set",
+                    "keep one of `id` and `source`: they are the same",
+                );
             }
         }
         if self.sharing.is_some() && self.kind != MountKind::Cache {
-            return wrong(&format!("invalid cache sharing set for {kind} mount"));
+            let text = format!("invalid cache sharing set for {kind} mount");
+            return wrong(&text, cache_only);
         }
         Ok(())
     }

@@ -172,7 +172,8 @@ impl Lowering<'_> {
             CommandKind::Volume(volumes) => {
                 if volumes.iter().any(String::is_empty) {
                     let text = "VOLUME specified can not be an empty string";
-                    return Err(LowerError::Rule(text.to_owned()));
+                    let mend = "name a directory: `VOLUME [\"/data\"]`";
+                    return Err(LowerError::advised(text, mend));
                 }
                 let items = volumes
                     .iter()

@@ -153,7 +153,8 @@ impl Lowering<'_> {
     ) -> Result<FileStep, LowerError> {
         let wrong = |text: String| Err(LowerError::Rule(text));
         if !source.is_add {
-            return wrong("source can't be a git ref for COPY".to_owned());
+            let text = "source can't be a git ref for COPY";
+            return Err(LowerError::advised(text, USE_ADD));
         }
         if let (Some(flag), Some(query)) = (source.keep_git_dir, git.keep_git_dir)
             && flag != query
@@ -186,8 +187,9 @@ impl Lowering<'_> {
         source: &CopySource,
     ) -> Result<FileStep, LowerError> {
         if !source.is_add {
-            return Err(LowerError::Rule(
-                "source can't be a URL for COPY".to_owned(),
+            return Err(LowerError::advised(
+                "source can't be a URL for COPY",
+                USE_ADD,
             ));
         }
         check_digest(&source.checksum)?;
@@ -344,18 +346,27 @@ fn group_id(text: &str) -> String {
         .collect()
 }
 
+/// What fetches.
+const USE_ADD: &str = "use ADD, which fetches: `ADD <url> <path>`";
+
 fn check_checksum(source: &CopySource, files: &Files) -> Result<(), LowerError> {
     if source.checksum.is_empty() {
         return Ok(());
     }
     let is_git = |path: &str| matches!(GitRef::parse(path), Some(Ok(_)));
-    let text = match files.sources.as_slice() {
-        _ if !source.is_add => "checksum can't be specified for COPY",
+    let (text, mend) = match files.sources.as_slice() {
+        _ if !source.is_add => ("checksum can't be specified for COPY", "use ADD"),
         [one] if is_http(one) || is_git(one) => return Ok(()),
-        [_] => "checksum requires HTTP(S) or Git sources",
-        _ => "checksum can't be specified for multiple sources",
+        [_] => (
+            "checksum requires HTTP(S) or Git sources",
+            "take the flag out: files of the context are what they are",
+        ),
+        _ => (
+            "checksum can't be specified for multiple sources",
+            "write an ADD for each source, each with its own checksum",
+        ),
     };
-    Err(LowerError::Rule(text.to_owned()))
+    Err(LowerError::advised(text, mend))
 }
 
 fn history_text(source: &CopySource, files: &Files) -> String {

@@ -27,7 +27,10 @@ pub(super) fn check_digest(text: &str) -> Result<(), LowerError> {
     if text.is_empty() {
         return Ok(());
     }
-    let wrong = |text: &str| Err(LowerError::Rule(text.to_owned()));
+    let wrong = |text: &str| {
+        let mend = "write the algorithm and the digest in hex: `sha256:` and 64 digits";
+        Err(LowerError::advised(text, mend))
+    };
     let format = "invalid checksum digest format";
     let (algorithm, hex) = match text.split_once(':') {
         Some((algorithm, hex)) if !algorithm.is_empty() && !hex.is_empty() => (algorithm, hex),
@@ -57,6 +60,9 @@ pub(super) fn check_digest(text: &str) -> Result<(), LowerError> {
     Ok(())
 }
 
+/// How a mode is written.
+const MODE: &str = "write the mode as chmod takes it: `755`, or `u+x,go-w`";
+
 /// Reads `--chmod`: octal, or symbolic as chmod(1) has it.
 pub(super) fn read_mode(text: &str) -> Result<Mode, LowerError> {
     if text.is_empty() {
@@ -66,7 +72,7 @@ pub(super) fn read_mode(text: &str) -> Result<Mode, LowerError> {
         let text = format!(
             "invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777"
         );
-        LowerError::Rule(text)
+        LowerError::advised(text, MODE)
     };
     match go::parse_u64(text, 8, 32) {
         Ok(bits) if bits <= 0o7777 => Ok(Mode {
@@ -79,7 +85,7 @@ pub(super) fn read_mode(text: &str) -> Result<Mode, LowerError> {
             bits: None,
             text: text.to_owned(),
         }),
-        Err(_) => Err(LowerError::Rule("invalid syntax".to_owned())),
+        Err(_) => Err(LowerError::advised("invalid syntax", MODE)),
     }
 }
 

@@ -106,10 +106,23 @@ pub(crate) enum LowerError {
     MountTarget(String),
     #[error("{0}")]
     Rule(String),
+    /// A rule that is met by what `mend` says.
+    #[error("{text}")]
+    Advised { text: String, mend: &'static str },
     #[error("the Dockerfile makes a graph of more than {} MiB", MAX_SIZE >> 20)]
     TooLarge,
     #[error("lint violation found for rules: {}", .0.join(", "))]
     Lint(Vec<&'static str>),
+}
+
+impl LowerError {
+    /// A rule and how to follow it.
+    pub(crate) fn advised(text: impl Into<String>, mend: &'static str) -> LowerError {
+        LowerError::Advised {
+            text: text.into(),
+            mend,
+        }
+    }
 }
 
 impl From<ContextError> for LowerError {

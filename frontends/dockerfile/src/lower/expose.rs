@@ -9,6 +9,10 @@ use crate::lower::error::LowerError;
 use crate::lower::stage::StageId;
 use crate::span::LineSpan;
 
+/// How a port is written.
+const PORT: &str = "write a number from 0 to 65535, or a range that goes up: `80`, `8000-8010/udp`; after `/` comes \
+    `tcp`, `udp` or `sctp`";
+
 impl Lowering<'_> {
     pub(super) fn expose(
         &mut self,
@@ -24,7 +28,9 @@ impl Lowering<'_> {
         }
         let mut exposed = Vec::new();
         for word in &words {
-            exposed.extend(read_port(word, span, lint).map_err(LowerError::Rule)?);
+            exposed.extend(
+                read_port(word, span, lint).map_err(|text| LowerError::advised(text, PORT))?,
+            );
         }
         let items = exposed
             .iter()

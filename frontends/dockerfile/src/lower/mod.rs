@@ -38,6 +38,7 @@ use crate::options::Options;
 use crate::parse;
 use crate::span::LineSpan;
 
+use error::At as _;
 pub(crate) use error::{Failure, LowerError, chain};
 pub use outline::{Outline, OutlineArg, OutlineNeed};
 
@@ -122,7 +123,7 @@ pub(crate) async fn lower(
     }
     let lint = match linter(&request, &data) {
         Ok(lint) => lint,
-        Err(error) => return (Err(error.into()), Vec::new()),
+        Err(failure) => return (Err(failure), Vec::new()),
     };
     let result = match read(&data, &lint) {
         Ok(file) => {
@@ -135,16 +136,16 @@ pub(crate) async fn lower(
     (result, lint.found())
 }
 
-fn linter(request: &Request<'_>, data: &[u8]) -> Result<Linter, LowerError> {
+fn linter(request: &Request<'_>, data: &[u8]) -> Result<Linter, Failure> {
     let options = match &request.options.lint {
         Some(options) => options.clone(),
         None => {
-            let check = parse::directive("check", data)
-                .map(|d| d.value)
-                .unwrap_or_default();
+            let check = parse::directive("check", data);
+            let (text, span) = check.map_or_else(Default::default, |d| (d.value, d.span));
             // As with `syntax`, the first word counts.
-            LintOptions::parse(check.split(' ').next().unwrap_or_default())
-                .map_err(LowerError::LintOptions)?
+            LintOptions::parse(text.split(' ').next().unwrap_or_default())
+                .map_err(LowerError::LintOptions)
+                .at(span)?
         }
     };
     Ok(if request.lint {

@@ -156,7 +156,8 @@ impl Lowering<'_> {
         for id in 0..self.stages.all.len() {
             let mut commands = std::mem::take(&mut self.stages.all[id].commands);
             for planned in &mut commands {
-                planned.sources = self.sources_of(&planned.command)?;
+                let span = planned.command.span;
+                planned.sources = self.sources_of(&planned.command).at(span)?;
                 self.depend(id, planned);
             }
             self.stages.all[id].commands = commands;

@@ -253,8 +253,9 @@ impl Lowering<'_> {
         let secret = match secret {
             Some(secret) => secret.clone(),
             None if mount.target.is_empty() => {
-                return Err(LowerError::Rule(
-                    "one of source, target required".to_owned(),
+                return Err(LowerError::advised(
+                    "one of source, target required",
+                    "name the secret: `--mount=type=secret,id=token`",
                 ));
             }
             None => go::base(&mount.target).to_owned(),
@@ -315,7 +316,8 @@ impl Lowering<'_> {
             if !run.devices.is_empty() && !self.labs {
                 let text =
                     "device feature is only supported in Dockerfile frontend 1.14.0-labs or later";
-                return Err(LowerError::Rule(text.to_owned()));
+                let mend = "begin the file with `# syntax=docker/dockerfile:1-labs`";
+                return Err(LowerError::advised(text, mend));
             }
             op.devices.clone_from(&run.devices);
         }

@@ -120,18 +120,15 @@ impl Parser<'_> {
     }
 
     fn directive(&mut self, line: &str) -> Result<bool, Failure> {
-        // The place is the line before, as BuildKit counts the line only afterwards.
-        let before = LineSpan::line(self.lines.number - 1);
-        let found = self
-            .directives
-            .next(line)
-            .map_err(|error| (error, before))?;
+        // BuildKit counts the line only afterwards and names the one before.
+        let place = LineSpan::line(self.lines.number);
+        let found = self.directives.next(line).map_err(|error| (error, place))?;
         let Some(found) = found else { return Ok(false) };
         if found.name == "escape" {
             self.escape = match found.value.as_str() {
                 "\\" => '\\',
                 "`" => '`',
-                _ => return Err((ParseError::EscapeToken(found.value), before)),
+                _ => return Err((ParseError::EscapeToken(found.value), place)),
             };
         }
         Ok(true)
@@ -287,7 +284,7 @@ mod tests {
             (
                 "# escape=x\nFROM a",
                 "invalid escape token 'x' does not match ` or \\",
-                0,
+                1,
             ),
             ("FROM a\nRUN <<E\nx\n", "unterminated heredoc", 2),
             (

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dockerfile::{SourceText, lint};
 use expect_test::expect_file;
 
-const WRONG: [&str; 34] = [
+const WRONG: [&str; 55] = [
     "",
     "# only a comment\n",
     "RUN make\n",
@@ -37,7 +37,28 @@ const WRONG: [&str; 34] = [
     "FROM alpine\nRUN --mount=tpye=cache,target=/x make\n",
     "FROM alpine\nRUN --mount=type=cache,target=/x,sharing=one make\n",
     "FROM alpine\nRUN --network=internet make\n",
-    "# escape=x\nFROM alpine\n",
+    "# syntax=docker/dockerfile:1\n# escape=x\nFROM alpine\n",
+    "# escape=`\n# escape=`\nFROM alpine\n",
+    "FROM alpine\nCOPY --from=5 /x /\n",
+    "FROM alpine\nARG\n",
+    "FROM --file=x alpine\n",
+    "FROM alpine\nUSER\n",
+    "FROM alpine\nHEALTHCHECK --interval=soon CMD true\n",
+    "FROM alpine\nHEALTHCHECK --retries=-1 CMD true\n",
+    "FROM alpine\nEXPOSE 90-80\n",
+    "FROM alpine\nCOPY --link --link a b\n",
+    "FROM alpine\nCOPY --chmod=88 a b\n",
+    "FROM alpine\nCOPY --parents=maybe a b\n",
+    "FROM alpine\nCOPY https://example.org/a b\n",
+    "FROM alpine\nADD --checksum=sha256:aa https://example.org/a b\n",
+    "FROM alpine\nADD --checksum=sha256:aa a b\n",
+    "FROM alpine\nRUN --network make\n",
+    "FROM alpine\nRUN --mount=type=tmpfs,target=/x,size=big make\n",
+    "FROM alpine\nRUN --mount=type=cache,target=/x,mode=9 make\n",
+    "FROM alpine\nRUN --mount=type=secret make\n",
+    "FROM alpine\nRUN --device=gpu make\n",
+    "FROM alpine\nVOLUME \"\"\n",
+    "# check=error\nFROM alpine\n",
     "# check=error=true\nFROM alpine\nWORKDIR app\n",
     "from alpine as Build\nMAINTAINER me\nENV TOKEN x\nARG PASSWORD\nWORKDIR app\nRUN echo $NOTHING \\\n\n  done\n\
      CMD make\nCMD serve\nEXPOSE 80:80\nEXPOSE 81/TCP\nFROM --platform=linux/amd64 alpine AS Build\n\
