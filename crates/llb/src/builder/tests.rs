@@ -200,3 +200,38 @@ fn a_writable_mount_is_a_result_of_its_command() {
     assert!(builder.mounted(&ran, "/in").is_scratch());
     assert!(builder.mounted(&base, "/out").is_scratch());
 }
+
+#[test]
+fn an_ssh_server_gets_the_key_that_was_found_for_it() {
+    let mut builder = Builder::new();
+    let mut git = |url: &str, host_path: &str| {
+        let source = GitSource {
+            url: url.to_owned(),
+            host_path: host_path.to_owned(),
+            ssh: url.starts_with("ssh"),
+            reference: "main".to_owned(),
+            ..GitSource::default()
+        };
+        builder.git(&source, Options::default())
+    };
+    let states = [
+        git("ssh://git@one:2222/a", "one:2222/a"),
+        git("ssh://git@two/b", "two/b"),
+        git("https://three/c", "three/c"),
+    ];
+    let hosts = builder.unknown_ssh_hosts();
+    assert_eq!(Vec::from_iter(hosts), ["one:2222", "two"]);
+    builder.know_ssh_host("one:2222", "[one]:2222 ssh-ed25519 K");
+    assert_eq!(Vec::from_iter(builder.unknown_ssh_hosts()), ["two"]);
+    let known = states.map(|state| {
+        let graph = Graph::new(&builder.definition(&state, &Defaults::default())).unwrap();
+        let OpKind::Source(op) = &graph.result_vertex().op().kind else {
+            panic!("not a source")
+        };
+        op.attrs.get("git.knownsshhosts").cloned()
+    });
+    assert_eq!(
+        known,
+        [Some("[one]:2222 ssh-ed25519 K".to_owned()), None, None]
+    );
+}
