@@ -87,6 +87,12 @@ fn a_frontend_image_makes_the_build() {
     assert_eq!(files.text("made"), "dockerfile");
     let named = "resolve image config for docker-image://docker.io/test/frontend:1";
     assert!(files.build.step(named).completed);
+    // What the image is told of itself is no step of the build.
+    let steps = files.build.steps.iter().map(|step| step.name.as_str());
+    assert_eq!(
+        steps.filter(|name| name.contains("rontend image")).count(),
+        0
+    );
     let config = fixture.config(&["--build-arg", "do=dockerfile"]);
     assert_eq!(config["config"]["Cmd"][0], "x");
 

@@ -47,6 +47,8 @@ impl Follower {
 struct Images {
     log: Arc<Log>,
     sources: Arc<SourceMaps>,
+    /// Vertices that nobody is told of.
+    internal: HashSet<Digest>,
     /// Vertices that others build on.
     used: HashSet<Digest>,
     resolved: HashSet<Digest>,
@@ -65,6 +67,7 @@ impl Images {
         Images {
             log,
             sources,
+            internal: HashSet::new(),
             used: HashSet::new(),
             resolved: HashSet::new(),
             held: HashMap::new(),
@@ -74,6 +77,12 @@ impl Images {
     /// Takes an event that is about images; others are answered, to be told as they are.
     fn look(&mut self, event: JobEvent) -> Option<JobEvent> {
         let vertex = event.vertex;
+        if let EventKind::Known { internal: true, .. } = &event.kind {
+            self.internal.insert(vertex);
+        }
+        if self.internal.contains(&vertex) {
+            return None;
+        }
         match &event.kind {
             EventKind::Known { inputs, .. } => self.used.extend(inputs),
             EventKind::Started { time } => {
@@ -175,6 +184,7 @@ fn apply(log: &Log, event: JobEvent) {
             name,
             inputs,
             group,
+            internal: _,
         } => {
             // Several graphs of a build share vertices: what is known of one stays.
             if log.vertex(&vertex).is_none() {

@@ -24,7 +24,23 @@ pub struct OpMetadata {
     pub linux_resources: Option<LinuxResources>,
 }
 
+/// The description of vertices that a build has for itself.
+const INTERNAL: &str = "drydock.internal";
+
 impl OpMetadata {
+    /// Whether clients are told nothing of the vertex: the build has it for itself.
+    pub fn internal(&self) -> bool {
+        self.description.contains_key(INTERNAL)
+    }
+
+    /// Has clients told nothing of the vertex.
+    #[must_use]
+    pub fn as_internal(mut self) -> OpMetadata {
+        self.description
+            .insert(INTERNAL.to_owned(), "true".to_owned());
+        self
+    }
+
     /// Adds what `other` says of the same op, as BuildKit's client merges it: `other` wins.
     pub fn merge(&mut self, other: OpMetadata) {
         self.ignore_cache |= other.ignore_cache;

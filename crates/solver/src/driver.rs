@@ -290,6 +290,7 @@ impl Driver {
                 name: vertex.name().to_owned(),
                 inputs: input_digests(&vertex),
                 group: vertex.metadata().progress_group.clone(),
+                internal: vertex.metadata().internal(),
             },
             News::Started => EventKind::Started { time },
             News::Completed { cached, error } => EventKind::Completed {

@@ -33,6 +33,8 @@ pub enum EventKind {
         inputs: Vec<Digest>,
         /// The group it is shown in.
         group: Option<ProgressGroup>,
+        /// Whether it is for ourselves only (see [`OpMetadata::internal`](llb::OpMetadata::internal)).
+        internal: bool,
     },
     /// Work on it began. May come again after it has completed: a source is first looked up and
     /// later brought in.

@@ -15,7 +15,7 @@ use frontend::{
     ProcessInput, ProcessOutput, ResultRef, SolveGraph, StartProcess,
 };
 use llb::builder::{Builder, Defaults, FileStep, Options, State};
-use llb::{Graph, MkFileAction};
+use llb::{Graph, MkFileAction, OpMetadata};
 use prost::Message as _;
 use proto::pb;
 use rpc::tunnel::{self, Outgoing, Tunnel};
@@ -142,8 +142,11 @@ fn metadata(program: &Program) -> Result<Arc<Graph>, FrontendError> {
         owner: None,
         timestamp: None,
     });
-    let name = Options::named("[internal] describe the frontend image");
-    let state = builder.file(&State::scratch(), vec![file], name);
+    let options = Options {
+        metadata: OpMetadata::default().as_internal(),
+        ..Options::default()
+    };
+    let state = builder.file(&State::scratch(), vec![file], options);
     let definition = builder.definition(&state, &Defaults::default());
     let graph = Graph::new(&definition);
     graph
