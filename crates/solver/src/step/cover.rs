@@ -8,14 +8,14 @@ use std::collections::{BinaryHeap, HashMap};
 
 use llb::OpKind;
 
-use super::job::{Job, Kind, Making, Presence, Told, VertexState};
+use super::job::{Cover, Job, Kind, Making, Presence, Told, VertexState};
 use super::{Effect, News, Shared, VertexIx};
 
 impl Job {
     /// A vertex was found: it and all it builds on count as completed. What is worked on for
     /// another reason counts as soon as that is given up.
     pub(super) fn cover(&mut self, vertex: VertexIx, shared: &mut Shared) {
-        if !self.v(vertex).covered {
+        if self.v(vertex).cover != Cover::Whole {
             self.found.push(vertex);
             shared.telling.insert(self.no);
         }
@@ -52,26 +52,36 @@ impl Job {
         let state = self.v_mut(vertex);
         state.told = Told::Started;
         // Should it be given up and found, that ends what has started here.
-        state.covered = false;
+        state.cover = Cover::Open;
         let digest = state.digest();
         shared.tell(self.no, digest, News::Started);
     }
 
     fn tell_found(&mut self, roots: Vec<VertexIx>, shared: &mut Shared) {
         let mut found = Vec::new();
-        let mut stack = roots;
-        while let Some(vertex) = stack.pop() {
+        let mut stack: Vec<_> = roots.into_iter().map(|vertex| (vertex, true)).collect();
+        while let Some((vertex, needed)) = stack.pop() {
             let state = self.v_mut(vertex);
-            if state.covered {
-                continue;
+            // A source below what was found is only looked up: nothing needs its files (as BuildKit
+            // shows it).
+            let looked_up =
+                state.told == Told::Completed && is_lazy(&state.vertex, state.kind) && !needed;
+            match state.cover {
+                Cover::Whole => continue,
+                Cover::Named if looked_up => continue,
+                Cover::Named | Cover::Open => {}
             }
             if state.making != Making::Idle {
                 state.cover_due = true;
                 continue;
             }
-            state.covered = true;
+            if looked_up {
+                state.cover = Cover::Named;
+                continue;
+            }
+            state.cover = Cover::Whole;
             found.push(vertex);
-            stack.extend(self.builds_on(self.v(vertex)));
+            stack.extend(self.builds_on(self.v(vertex)).map(|below| (below, false)));
         }
         for vertex in self.in_order(found) {
             self.tell_one_found(vertex, shared);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use llb::{ActionInput, FileActionKind, Graph, OpKind, UserRef, Vertex};
 use oci::Digest;
 
-use super::job::{Job, Kind, Making, Naming, Presence, Slot, Told, VertexState};
+use super::job::{Cover, Job, Kind, Making, Naming, Presence, Slot, Told, VertexState};
 use super::{News, Shared, SlotIx, VertexIx};
 
 /// What an op is thought to take that has never been seen: short, so that known times decide, but
@@ -107,7 +107,7 @@ impl Job {
             early: Vec::new(),
             rank: 0,
             told: Told::Known,
-            covered: false,
+            cover: Cover::Open,
             cover_due: false,
             retries: 0,
         });

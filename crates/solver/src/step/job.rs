@@ -79,8 +79,7 @@ pub(super) struct VertexState {
     /// Known time from its start to the end of the build, in µs.
     pub(super) rank: u64,
     pub(super) told: Told,
-    /// Whether it and all below it have been told of, so that finding it is no news.
-    pub(super) covered: bool,
+    pub(super) cover: Cover,
     /// Whether it will be if what is done for it is given up.
     pub(super) cover_due: bool,
     /// How often it was begun anew because something had vanished.
@@ -93,6 +92,17 @@ pub(super) enum Told {
     Known,
     Started,
     Completed,
+}
+
+/// Whether finding a vertex is news.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cover {
+    /// It is, and so it may be of all that it builds on.
+    Open,
+    /// What it builds on was told of. It is a source that was looked up, and nothing needed its files yet.
+    Named,
+    /// It and all below it have been told of.
+    Whole,
 }
 
 /// What kind of vertex it is to the solver.

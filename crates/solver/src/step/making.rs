@@ -10,7 +10,7 @@
 
 use std::collections::HashSet;
 
-use super::job::{Job, Kind, Making, Naming, Presence, Told};
+use super::job::{Cover, Job, Making, Naming, Presence, Told};
 use super::{Asked, Effect, News, OpNo, Outcome, Shared, SlotIx, VertexIx, Work, misfit};
 use crate::{ErrorClass, OpError, SolveError};
 
@@ -198,9 +198,8 @@ impl Job {
     fn exists(&mut self, slot: SlotIx, there: bool, shared: &mut Shared) {
         if there {
             self.set_presence(slot, Presence::Kept, shared);
-            // A source that is there will be used or is below what is there.
             let vertex = self.slot(slot).vertex;
-            if self.slot(slot).demand > 0 || self.v(vertex).kind == Kind::Source {
+            if self.slot(slot).demand > 0 {
                 self.cover(vertex, shared);
             }
         } else {
@@ -296,7 +295,7 @@ impl Job {
             Making::Task { .. } => {
                 let state = self.v_mut(vertex);
                 state.told = Told::Completed;
-                state.covered = true;
+                state.cover = Cover::Whole;
                 let digest = state.digest();
                 shared.tell(
                     self.no,
@@ -404,7 +403,7 @@ impl Job {
         shared.tell(self.no, digest, news);
         let state = self.v_mut(vertex);
         state.told = Told::Completed;
-        state.covered = true;
+        state.cover = Cover::Whole;
         self.make_failed(vertex, error, shared);
     }
 
