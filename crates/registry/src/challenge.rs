@@ -33,6 +33,25 @@ impl Challenge {
         bearer.or(all.first()).cloned()
     }
 
+    /// The challenge without its scope, unless `fits` says that it is of use: that of an earlier request
+    /// is of none for another repository.
+    pub(crate) fn within(self, fits: impl FnOnce(&str) -> bool) -> Challenge {
+        match self {
+            Challenge::Bearer {
+                realm,
+                service,
+                scope,
+                error,
+            } => Challenge::Bearer {
+                scope: if fits(&scope) { scope } else { String::new() },
+                realm,
+                service,
+                error,
+            },
+            Challenge::Basic => Challenge::Basic,
+        }
+    }
+
     fn parse(value: &str) -> Option<Challenge> {
         let (scheme, rest) = value.trim().split_once(' ').unwrap_or((value.trim(), ""));
         if scheme.eq_ignore_ascii_case("basic") {

@@ -100,7 +100,15 @@ impl Endpoint {
 /// # Errors
 /// When the HTTP library cannot be set up.
 pub fn http_client(user_agent: &str) -> Result<reqwest::Client, SetupError> {
-    let tls = tls::client_config(&HostConfig::default(), false, &[b"h2", b"http/1.1"])?;
+    http_client_for(&HostConfig::default(), user_agent)
+}
+
+/// As [`http_client`], with the TLS settings of `host`.
+///
+/// # Errors
+/// When the HTTP library cannot be set up, or a file that `host` names cannot be read.
+pub fn http_client_for(host: &HostConfig, user_agent: &str) -> Result<reqwest::Client, SetupError> {
+    let tls = tls::client_config(host, host.insecure, &[b"h2", b"http/1.1"])?;
     builder(user_agent, tls).build().map_err(SetupError::Client)
 }
 

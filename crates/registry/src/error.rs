@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use http::StatusCode;
 use oci::Digest;
 
-use crate::auth::CredentialsError;
+use crate::auth::{CredentialsError, TokenError};
 
 /// Who has to act on an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,21 +92,11 @@ pub enum RegistryError {
         detail: String,
     },
     /// The client's credentials could not be had.
-    #[error("failed to get credentials for `{host}`")]
-    Credentials {
-        /// The registry.
-        host: String,
-        /// Why.
-        source: CredentialsError,
-    },
-    /// The token server gave none.
-    #[error("failed to fetch a token from \"{realm}\": {detail}")]
-    Token {
-        /// The server.
-        realm: String,
-        /// What it said.
-        detail: String,
-    },
+    #[error(transparent)]
+    Credentials(CredentialsError),
+    /// No token could be had.
+    #[error("failed to authorize")]
+    Authorize(#[from] AuthorizeError),
     /// The bytes are not those that were asked for.
     #[error("digest mismatch for {subject}: got {got}, want {want}")]
     Digest {
@@ -164,6 +154,37 @@ pub enum RegistryError {
     },
 }
 
+/// Why there is no token.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorizeError {
+    /// The token server gave none to the client's user.
+    #[error("failed to fetch oauth token")]
+    Login(#[source] TokenError),
+    /// It gave none to nobody.
+    #[error("failed to fetch anonymous token")]
+    Anonymous(#[source] TokenError),
+    /// The client fetches its tokens itself, and failed.
+    #[error(transparent)]
+    Client(CredentialsError),
+}
+
+impl AuthorizeError {
+    fn class(&self) -> Class {
+        match self {
+            AuthorizeError::Login(error) | AuthorizeError::Anonymous(error) => {
+                if error.is_refusal() {
+                    Class::User
+                } else if error.is_passing() {
+                    Class::Transient
+                } else {
+                    Class::Host
+                }
+            }
+            AuthorizeError::Client(_) => Class::User,
+        }
+    }
+}
+
 /// The failure at one of several hosts that says most: that of the host which got furthest. A host
 /// that cannot be reached says least, one that does not have it more (as containerd's resolver).
 #[derive(Default)]
@@ -199,14 +220,14 @@ impl RegistryError {
             RegistryError::Request { .. } => Class::Transient,
             RegistryError::Status { status, .. } if is_passing(*status) => Class::Transient,
             RegistryError::Status { .. }
-            | RegistryError::Token { .. }
             | RegistryError::Digest { .. }
             | RegistryError::Size { .. }
             | RegistryError::TooLarge { .. }
             | RegistryError::Invalid { .. }
             | RegistryError::Source { .. }
             | RegistryError::Setup { .. } => Class::Host,
-            RegistryError::Credentials { .. } | RegistryError::Host(_) => Class::User,
+            RegistryError::Authorize(error) => error.class(),
+            RegistryError::Credentials(_) | RegistryError::Host(_) => Class::User,
         }
     }
 

@@ -26,10 +26,13 @@ use std::sync::Arc;
 
 use oci::Reference;
 
-pub use auth::{Anonymous, Credentials, CredentialsError, Login, Secret, Token, TokenRequest};
+pub use auth::{
+    Anonymous, Authority, Credentials, CredentialsError, First, Login, Secret, Token, TokenError,
+    TokenRequest, fetch_token,
+};
 pub use body::{BlobSource, BlobStream, Providers};
-pub use endpoint::http_client;
-pub use error::{Class, RegistryError, SetupError, TransportError};
+pub use endpoint::{http_client, http_client_for};
+pub use error::{AuthorizeError, Class, RegistryError, SetupError, TransportError};
 pub use hosts::{HostConfig, HostsConfig, KeyPair};
 pub use origin::{Origin, ParseOriginError};
 pub use progress::{Item, Progress, Tracked};

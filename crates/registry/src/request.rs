@@ -107,8 +107,8 @@ impl Repository {
                     }
                     self.shared
                         .authorizer
-                        .refused(&purpose, &headers, grant.as_ref())
-                        .map_err(|_| denied(&purpose, &detail))?;
+                        .refused(&purpose, &headers, grant.as_ref(), &detail)
+                        .await?;
                     continue;
                 }
                 Ok(answer) if is_passing(answer.status()) => {

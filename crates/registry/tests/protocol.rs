@@ -11,9 +11,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use oci::{Descriptor, Digest, Reference, media_type};
 use registry::{
-    Access, Anonymous, BlobReader, Class, Credentials, CredentialsError, HostConfig, Login,
-    Options, Pushed, Registry, RegistryError, Repository, RetryPolicy, Secret, Token, TokenRequest,
+    Access, Anonymous, Authority, BlobReader, Class, Credentials, CredentialsError, HostConfig,
+    Login, Options, Pushed, Registry, RegistryError, Repository, RetryPolicy, Secret, Token,
+    TokenRequest,
 };
+use ring::signature::{Ed25519KeyPair, KeyPair};
 use testing::http::{Answer, Server};
 use testing::image::{Image, describe};
 use testing::registry::{DockerRegistry, PASSWORD, USER};
@@ -286,6 +288,126 @@ async fn the_client_may_fetch_the_token_itself() {
     assert_eq!(
         error.to_string(),
         format!("{}/x:1: not found", server.host())
+    );
+}
+
+/// A client of the given name that fetches its tokens and can sign.
+struct Signer {
+    name: &'static str,
+    key: Ed25519KeyPair,
+    fetched: Arc<AtomicUsize>,
+}
+
+impl Signer {
+    fn new(name: &'static str, seed: u8, fetched: &Arc<AtomicUsize>) -> Arc<Signer> {
+        Arc::new(Signer {
+            name,
+            key: Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap(),
+            fetched: fetched.clone(),
+        })
+    }
+}
+
+#[async_trait]
+impl Credentials for Signer {
+    fn identity(&self) -> &str {
+        self.name
+    }
+    async fn credentials(&self, _: &str) -> Result<Option<Login>, CredentialsError> {
+        panic!("the password stays with the client")
+    }
+    async fn authority(&self, _: &str, salt: &[u8]) -> Result<Authority, CredentialsError> {
+        assert_eq!(salt.len(), 32);
+        let key = self.key.public_key().as_ref().try_into().unwrap();
+        Ok(Authority::Key(key))
+    }
+    async fn sign(&self, _: &str, _: &[u8], question: &[u8]) -> Option<Vec<u8>> {
+        Some([self.key.sign(question).as_ref(), question].concat())
+    }
+    async fn fetch_token(&self, _: &TokenRequest) -> Result<Option<Token>, CredentialsError> {
+        let number = self.fetched.fetch_add(1, Ordering::Relaxed);
+        Ok(Some(Token {
+            secret: Secret::new(format!("T{number}")),
+            life: None,
+        }))
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_comes_again_is_known_by_its_key() {
+    let server = Server::start(|call| match call.header("authorization") {
+        Some(header) if header.starts_with("Bearer T") => Answer::new(404, ""),
+        _ => Answer::new(401, "").with("WWW-Authenticate", r#"Bearer realm="http://nowhere/t""#),
+    })
+    .unwrap();
+    let registry = Registry::new(options()).unwrap();
+    let reference = Reference::parse(&format!("{}/x:1", server.host())).unwrap();
+    let fetched = Arc::new(AtomicUsize::new(0));
+    let ask = async |client: Arc<Signer>| {
+        let repository = registry.repository(&reference, Access::Pull, client);
+        let error = repository.unwrap().resolve().await.unwrap_err();
+        assert!(error.is_not_found(), "{error}");
+        (fetched.load(Ordering::Relaxed), server.calls().len())
+    };
+    assert_eq!(ask(Signer::new("first", 1, &fetched)).await, (1, 2));
+    // With the token of before, at once.
+    assert_eq!(ask(Signer::new("again", 1, &fetched)).await, (1, 3));
+    assert_eq!(ask(Signer::new("again", 1, &fetched)).await, (1, 4));
+    // Another client fetches its own.
+    assert_eq!(ask(Signer::new("other", 2, &fetched)).await, (2, 6));
+}
+
+#[tokio::test]
+async fn the_daemon_fetches_tokens_for_a_client_that_wants_it_so() {
+    struct Declines;
+    #[async_trait]
+    impl Credentials for Declines {
+        fn identity(&self) -> &str {
+            "declines"
+        }
+        async fn credentials(&self, _: &str) -> Result<Option<Login>, CredentialsError> {
+            Ok(Some(Login::Password {
+                username: "u".to_owned(),
+                secret: Secret::new("p"),
+            }))
+        }
+        async fn authority(&self, _: &str, _: &[u8]) -> Result<Authority, CredentialsError> {
+            Ok(Authority::Daemon)
+        }
+        async fn fetch_token(&self, _: &TokenRequest) -> Result<Option<Token>, CredentialsError> {
+            panic!("the client does not want to")
+        }
+    }
+    // It knows forms only, and no password but one.
+    let tokens = Server::start(|call| match (call.method.as_str(), &call.body) {
+        ("POST", body) if String::from_utf8_lossy(body).contains("username=u&password=p") => {
+            Answer::new(200, r#"{"access_token":"T"}"#)
+        }
+        _ => Answer::new(401, "no forms please"),
+    })
+    .unwrap();
+    let realm = tokens.url("/token");
+    let challenge = format!(r#"Bearer realm="{realm}",service="s""#);
+    let server = Server::start(move |call| match call.header("authorization") {
+        Some("Bearer T") => Answer::new(404, ""),
+        _ => Answer::new(401, "").with("WWW-Authenticate", &challenge),
+    })
+    .unwrap();
+    let reference = format!("{}/x:1", server.host());
+    let repository = open_with(options(), &reference, Access::Pull, Arc::new(Declines));
+    let error = repository.resolve().await.unwrap_err();
+    assert!(error.is_not_found(), "{error}");
+
+    let repository = open_with(options(), &reference, Access::Pull, Arc::new(User("wrong")));
+    let error = repository.resolve().await.unwrap_err();
+    assert_eq!(error.class(), Class::User);
+    let token = tokens.url("/token");
+    assert_eq!(
+        chain(&error),
+        format!(
+            "failed to authorize: failed to fetch oauth token: unexpected status from POST request to \
+             {token}: 401 Unauthorized: no forms please"
+        )
     );
 }
 

@@ -40,6 +40,17 @@ pub struct Login {
     pub secret: String,
 }
 
+/// Who fetches the tokens of a client for a registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Authority {
+    /// The client, with this public key.
+    Key(Vec<u8>),
+    /// The client says nothing of it.
+    Unknown,
+    /// The daemon: the client does not want to.
+    Declined,
+}
+
 /// Which token a client is asked to fetch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FetchToken {
@@ -192,6 +203,54 @@ impl SessionCalls {
             Err(status) if status.code() == tonic::Code::Unimplemented => Ok(None),
             Err(status) => Err(status.into()),
         }
+    }
+
+    /// Who fetches the client's tokens for a registry.
+    ///
+    /// # Errors
+    /// When the client cannot be asked.
+    pub async fn token_authority(
+        &self,
+        host: &str,
+        salt: &[u8],
+    ) -> Result<Authority, SessionError> {
+        let request = self.request(wire::GetTokenAuthorityRequest {
+            host: host.to_owned(),
+            salt: salt.to_vec().into(),
+        })?;
+        match AuthClient::new(self.channel.clone())
+            .get_token_authority(request)
+            .await
+        {
+            Ok(answer) => Ok(Authority::Key(answer.into_inner().public_key.to_vec())),
+            Err(status) => match status.code() {
+                tonic::Code::Unimplemented => Ok(Authority::Unknown),
+                // A client that is gone has this code, too; whoever asks it next is told so.
+                tonic::Code::Unavailable => Ok(Authority::Declined),
+                _ => Err(status.into()),
+            },
+        }
+    }
+
+    /// Has the client sign `payload` with the key that [`SessionCalls::token_authority`] told.
+    ///
+    /// # Errors
+    /// When the client cannot, or cannot be asked.
+    pub async fn sign(
+        &self,
+        host: &str,
+        salt: &[u8],
+        payload: &[u8],
+    ) -> Result<Vec<u8>, SessionError> {
+        let request = self.request(wire::VerifyTokenAuthorityRequest {
+            host: host.to_owned(),
+            salt: salt.to_vec().into(),
+            payload: payload.to_vec().into(),
+        })?;
+        let answer = AuthClient::new(self.channel.clone())
+            .verify_token_authority(request)
+            .await?;
+        Ok(answer.into_inner().signed.to_vec())
     }
 
     /// Has the client fetch a token, so that its password stays with it; `None` when it cannot.

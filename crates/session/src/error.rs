@@ -64,6 +64,11 @@ impl SessionError {
         }
     }
 
+    /// Whether the client does not serve such calls.
+    pub fn is_unimplemented(&self) -> bool {
+        matches!(self, SessionError::Call { status } if status.code() == Code::Unimplemented)
+    }
+
     /// Whether the client has it already and wants nothing more.
     pub fn is_already_exists(&self) -> bool {
         matches!(self, SessionError::Call { status } if status.code() == Code::AlreadyExists)

@@ -13,7 +13,7 @@ mod proxy;
 mod registry;
 mod store;
 
-pub use calls::{FetchToken, Login, SessionCalls, Token};
+pub use calls::{Authority, FetchToken, Login, SessionCalls, Token};
 pub use error::{FilesError, SessionError};
 pub use exporters::WantedExporter;
 pub use output::{DirTarget, TarWriter};

@@ -1,7 +1,7 @@
 //! Registry credentials: of the client whose session an op may use, or given with a call.
 
 use async_trait::async_trait;
-use registry::{Credentials, CredentialsError, Login, Secret, Token, TokenRequest};
+use registry::{Authority, Credentials, CredentialsError, Login, Secret, Token, TokenRequest};
 use session::{FetchToken, SessionError};
 
 use crate::failure::{Class, Failure};
@@ -45,6 +45,33 @@ impl Credentials for SessionCredentials {
         }))
     }
 
+    async fn authority(&self, host: &str, salt: &[u8]) -> Result<Authority, CredentialsError> {
+        let told = self.sessions.first(|calls| {
+            let (host, salt) = (host.to_owned(), salt.to_vec());
+            async move { given(calls.token_authority(&host, &salt).await.map(Some)) }
+        });
+        Ok(match answered(told.await)? {
+            Some(session::Authority::Key(key)) => {
+                let length = key.len();
+                let key = key.try_into().map_err(|_| {
+                    CredentialsError::new(format!("invalid pubkey length {length}"), None)
+                })?;
+                Authority::Key(key)
+            }
+            Some(session::Authority::Declined) => Authority::Daemon,
+            Some(session::Authority::Unknown) | None => Authority::Nameless,
+        })
+    }
+
+    async fn sign(&self, host: &str, salt: &[u8], question: &[u8]) -> Option<Vec<u8>> {
+        let signed = self.sessions.first(|calls| {
+            let (host, salt, question) = (host.to_owned(), salt.to_vec(), question.to_vec());
+            async move { given(calls.sign(&host, &salt, &question).await.map(Some)) }
+        });
+        // Who cannot sign is somebody else, whatever the reason.
+        signed.await.ok()
+    }
+
     async fn fetch_token(&self, request: &TokenRequest) -> Result<Option<Token>, CredentialsError> {
         let token = self.sessions.first(|calls| {
             let ask = FetchToken {
@@ -81,10 +108,7 @@ fn answered<T>(answer: Result<T, Failure>) -> Result<Option<T>, CredentialsError
     match answer {
         Ok(given) => Ok(Some(given)),
         Err(failure) if failure.class == Class::NotFound => Ok(None),
-        Err(failure) => Err(CredentialsError::new(
-            "failed to ask the client for credentials",
-            Some(Box::new(failure)),
-        )),
+        Err(failure) => Err(CredentialsError::new(failure.message, None)),
     }
 }
 
