@@ -73,8 +73,11 @@ impl CacheSpec {
         match self.attrs.get("ref") {
             Some(reference) if self.kind == "registry" => reference.clone(),
             Some(_) | None => {
+                // As many digits as BuildKit shows, of a digest of its own.
                 let digest = Digest::of(format!("{self:?}"));
-                format!("{}:{}", self.kind, digest.short())
+                let number = digest.as_raw().iter().take(8);
+                let number = number.fold(0, |number, byte| number << 8 | u64::from(*byte));
+                format!("{}:{number}", self.kind)
             }
         }
     }

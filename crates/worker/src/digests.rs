@@ -104,13 +104,16 @@ pub(crate) async fn digest(
     .await;
     shared.digests.trim();
     digest.map_err(|failure| {
-        failure.context(format!("failed to calculate checksum of ref {}", name(id)))
+        let (worker, name) = (named(&shared.options.id), named(&id.hex()));
+        failure.context(format!(
+            "failed to calculate checksum of ref {worker}::{name}"
+        ))
     })
 }
 
-/// A ref's name in messages, as long as BuildKit's.
-fn name(id: Digest) -> String {
-    id.hex()[..25].to_owned()
+/// A worker's or a ref's name in messages, as long as BuildKit's.
+fn named(id: &str) -> &str {
+    id.get(..25).unwrap_or(id)
 }
 
 #[cfg(test)]

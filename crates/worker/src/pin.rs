@@ -232,7 +232,7 @@ async fn local(
         .filter(|s| !s.is_empty())
         .cloned()
         .or_else(|| sessions.ids().first().cloned())
-        .ok_or_else(|| Failure::user("no local sources enabled"))?;
+        .ok_or_else(no_local_sources)?;
 
     let started = SystemTime::now();
     let label = format!("transferring {name}:");
@@ -280,7 +280,10 @@ async fn local(
         Err(error) => {
             // Nobody knows what is in it now.
             mutable.discard();
-            return Err(Failure::from(error));
+            return Err(match error.is_unimplemented() {
+                true => no_local_sources(),
+                false => Failure::from(error),
+            });
         }
     };
     events
@@ -317,6 +320,11 @@ async fn local(
         Ok(id)
     })
     .await
+}
+
+/// The client shares no directories, or there is no client.
+fn no_local_sources() -> Failure {
+    Failure::user("no local sources enabled")
 }
 
 /// What is transferred all the same when only the list of files is wanted.

@@ -85,6 +85,8 @@ pub(crate) async fn export(
         );
         return Ok(wire::Done::default());
     }
+    drop(preparing);
+    let sending = caller.progress.begin("sending cache export", 0);
     let mut writes: Vec<BoxFuture<'_, Result<(), Failure>>> = Vec::new();
     for layer in &layers {
         writes.push(write(&place, layer, &caller).boxed());
@@ -113,7 +115,7 @@ pub(crate) async fn export(
         .begin(format!("writing {what} {}", root.digest), 0);
     place.put_root(&root, bytes).await?;
     drop(item);
-    drop(preparing);
+    drop(sending);
     let told = serde_json::to_string(&root).map_err(Failure::host)?;
     Ok(wire::Done {
         response: BTreeMap::from([("cache.manifest".to_owned(), told)]),
