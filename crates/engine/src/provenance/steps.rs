@@ -87,6 +87,13 @@ fn infos(graph: &Graph) -> Vec<Value> {
             put(&mut value, "filename", info.filename.clone());
             put(&mut value, "language", info.language.clone());
             put(&mut value, "data", STANDARD.encode(&info.data));
+            // How the file itself came in.
+            let graph = info.definition.as_deref().map(Graph::new);
+            if let Some(Ok(graph)) = graph {
+                let steps = describe(&graph);
+                put(&mut value, "llbDefinition", steps.definition);
+                put(&mut value, "digestMapping", json!(steps.mapping));
+            }
             Value::Object(value)
         })
         .collect()
@@ -126,7 +133,7 @@ fn op(vertex: &Vertex) -> Value {
     let kind = match &op.kind {
         OpKind::Source(source) => json!({ "source": self::source(source) }),
         OpKind::Exec(exec) => json!({ "exec": self::exec(exec) }),
-        OpKind::File(file) => json!({ "file": self::file(file) }),
+        OpKind::File(file) => json!({ "file": self::file(file, op.inputs.len()) }),
         OpKind::Merge(merge) => {
             let inputs = merge
                 .inputs
@@ -244,15 +251,19 @@ fn mount(mount: &Mount) -> Value {
     Value::Object(value)
 }
 
-fn file(file: &FileOp) -> Value {
-    let actions: Vec<Value> = file.actions.iter().map(action).collect();
-    json!({ "actions": actions })
+fn file(file: &FileOp, inputs: usize) -> Value {
+    let actions = file.actions.iter().map(|told| action(told, inputs));
+    json!({ "actions": actions.collect::<Vec<_>>() })
 }
 
-fn action(action: &FileAction) -> Value {
+/// An action of an op with so many `inputs`: what actions make is numbered after those.
+fn action(action: &FileAction, inputs: usize) -> Value {
     let input = |input: &ActionInput| match input {
         ActionInput::Empty => -1,
-        ActionInput::Input(index) | ActionInput::Action(index) => i64::from(*index),
+        ActionInput::Input(index) => i64::from(*index),
+        ActionInput::Action(index) => {
+            i64::try_from(inputs).map_or(-1, |inputs| inputs + i64::from(*index))
+        }
     };
     let mut told = Map::new();
     let kind = match &action.kind {
