@@ -71,6 +71,7 @@ struct Entry {
     username: String,
     password: String,
     identitytoken: String,
+    registrytoken: String,
 }
 
 // Secrets are not shown.
@@ -80,13 +81,28 @@ impl std::fmt::Debug for Entry {
     }
 }
 
-/// What the user has for `host`: a name and a password, or an empty name and an identity token.
-/// None if there is nothing. Blocks: a helper program may be run.
-pub fn credentials(host: &str) -> Result<Option<(String, String)>, CredentialsError> {
-    let Some(path) = path() else { return Ok(None) };
+/// What a user has for a registry; all is empty if there is nothing. It has no `Debug`, so that it does
+/// not get into a log.
+#[derive(Default)]
+pub struct Credentials {
+    /// The user's name; empty with an identity token.
+    pub username: String,
+    /// A password, or an identity token.
+    pub secret: String,
+    /// A token for the registry itself, which needs no token server.
+    pub registry_token: String,
+}
+
+/// What the user has for `host`. Blocks: a helper program may be run.
+pub fn credentials(host: &str) -> Result<Credentials, CredentialsError> {
+    let Some(path) = directory().map(|directory| directory.join("config.json")) else {
+        return Ok(Credentials::default());
+    };
     let text = match read(&path) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(Credentials::default());
+        }
         Err(source) => return Err(CredentialsError::Read { path, source }),
     };
     let config: Config =
@@ -99,21 +115,21 @@ pub fn credentials(host: &str) -> Result<Option<(String, String)>, CredentialsEr
     if let Some(helper) = config.cred_helpers.get(key).or(config.creds_store.as_ref()) {
         return ask_helper(helper, key);
     }
-    config
-        .find(key)
-        .map(|entry| entry.credentials(key))
-        .transpose()
-        .map(Option::flatten)
+    let entry = config.find(key);
+    entry.map_or_else(
+        || Ok(Credentials::default()),
+        |entry| entry.credentials(key),
+    )
 }
 
-fn path() -> Option<PathBuf> {
+/// Where docker keeps what belongs to the user.
+pub(crate) fn directory() -> Option<PathBuf> {
     let set = |name| {
         std::env::var_os(name)
             .filter(|value| !value.is_empty())
             .map(PathBuf::from)
     };
-    let directory = set("DOCKER_CONFIG").or_else(|| Some(set("HOME")?.join(".docker")))?;
-    Some(directory.join("config.json"))
+    set("DOCKER_CONFIG").or_else(|| Some(set("HOME")?.join(".docker")))
 }
 
 fn read(path: &PathBuf) -> io::Result<String> {
@@ -136,24 +152,28 @@ impl Config {
 }
 
 impl Entry {
-    fn credentials(&self, key: &str) -> Result<Option<(String, String)>, CredentialsError> {
+    fn credentials(&self, key: &str) -> Result<Credentials, CredentialsError> {
+        let (username, secret) = self.pair(key)?;
+        Ok(Credentials {
+            username,
+            secret,
+            registry_token: self.registrytoken.clone(),
+        })
+    }
+
+    fn pair(&self, key: &str) -> Result<(String, String), CredentialsError> {
         if !self.identitytoken.is_empty() {
-            return Ok(Some((String::new(), self.identitytoken.clone())));
+            return Ok((String::new(), self.identitytoken.clone()));
         }
-        if !self.username.is_empty() {
-            return Ok(Some((self.username.clone(), self.password.clone())));
-        }
-        if self.auth.is_empty() {
-            return Ok(None);
+        if !self.username.is_empty() || self.auth.is_empty() {
+            return Ok((self.username.clone(), self.password.clone()));
         }
         let invalid = || CredentialsError::Auth(key.to_owned());
         let bytes = STANDARD.decode(&self.auth).map_err(|_| invalid())?;
         let text = String::from_utf8(bytes).map_err(|_| invalid())?;
         let (user, password) = text.split_once(':').ok_or_else(invalid)?;
-        Ok(Some((
-            user.to_owned(),
-            password.trim_end_matches('\0').to_owned(),
-        )))
+        let password = password.trim_end_matches('\0');
+        Ok((user.to_owned(), password.to_owned()))
     }
 }
 
@@ -166,7 +186,7 @@ fn host_of(key: &str) -> &str {
     rest.split('/').next().unwrap_or(rest)
 }
 
-fn ask_helper(helper: &str, key: &str) -> Result<Option<(String, String)>, CredentialsError> {
+fn ask_helper(helper: &str, key: &str) -> Result<Credentials, CredentialsError> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Answer {
@@ -191,7 +211,7 @@ fn ask_helper(helper: &str, key: &str) -> Result<Option<(String, String)>, Crede
     let output = child.wait_with_output().map_err(failed)?;
     if !output.status.success() {
         // That is how a helper says that it has none.
-        return Ok(None);
+        return Ok(Credentials::default());
     }
     let answer: Answer =
         serde_json::from_slice(&output.stdout).map_err(|_| CredentialsError::Answer(program))?;
@@ -200,7 +220,11 @@ fn ask_helper(helper: &str, key: &str) -> Result<Option<(String, String)>, Crede
     } else {
         answer.username
     };
-    Ok(Some((username, answer.secret)))
+    Ok(Credentials {
+        username,
+        secret: answer.secret,
+        registry_token: String::new(),
+    })
 }
 
 #[cfg(test)]
@@ -209,9 +233,9 @@ mod tests {
 
     fn find(config: &str, key: &str) -> Option<(String, String)> {
         let config: Config = serde_json::from_str(config).unwrap();
-        config
-            .find(key)
-            .and_then(|entry| entry.credentials(key).unwrap())
+        let found = config.find(key)?.credentials(key).unwrap();
+        let some = !found.username.is_empty() || !found.secret.is_empty();
+        some.then_some((found.username, found.secret))
     }
 
     fn pair(user: &str, secret: &str) -> Option<(String, String)> {
@@ -240,7 +264,7 @@ mod tests {
             ..Entry::default()
         };
         assert_eq!(
-            entry.credentials("r.io").unwrap_err().to_string(),
+            entry.credentials("r.io").err().unwrap().to_string(),
             "the `auth` of `r.io` is not valid"
         );
     }

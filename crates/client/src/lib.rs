@@ -17,6 +17,7 @@ pub mod history;
 pub mod progress;
 pub mod session;
 mod solve;
+mod token_seed;
 
 pub use control::{Client, Device, GcPolicy, PruneOptions, UsageRecord, Version, WorkerRecord};
 pub use rpc::tls::TlsFiles;

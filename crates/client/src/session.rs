@@ -29,7 +29,9 @@ use tonic::{Request, Status};
 
 use crate::{BuildError, Client};
 
+pub use auth::AuthOptions;
 pub use secrets::SecretSource;
+pub use ssh::{FormatError, KeyError, Keys, SshSource};
 
 /// What is offered to one build.
 #[derive(Default)]
@@ -48,8 +50,10 @@ pub struct Session {
     pub targets: Vec<Target>,
     /// Secrets by id.
     pub secrets: BTreeMap<String, SecretSource>,
-    /// Sockets of SSH agents by id.
-    pub ssh: BTreeMap<String, PathBuf>,
+    /// SSH agents by id.
+    pub ssh: BTreeMap<String, SshSource>,
+    /// How token servers are spoken to.
+    pub auth: AuthOptions,
     /// Streams by name, each of which can be read once, at `http://buildkit-session/<name>`.
     pub uploads: BTreeMap<String, Upload>,
 }
@@ -75,11 +79,14 @@ pub enum Target {
 }
 
 /// The methods served; the daemon calls no others.
-const METHODS: [&str; 15] = [
+const METHODS: [&str; 18] = [
     "/grpc.health.v1.Health/Check",
     "/moby.filesync.v1.FileSync/DiffCopy",
     "/moby.filesync.v1.FileSend/DiffCopy",
     "/moby.filesync.v1.Auth/Credentials",
+    "/moby.filesync.v1.Auth/FetchToken",
+    "/moby.filesync.v1.Auth/GetTokenAuthority",
+    "/moby.filesync.v1.Auth/VerifyTokenAuthority",
     "/moby.buildkit.secrets.v1.Secrets/GetSecret",
     "/moby.sshforward.v1.SSH/CheckAgent",
     "/moby.sshforward.v1.SSH/ForwardAgent",
@@ -130,7 +137,7 @@ impl Session {
             .add_service(health)
             .add_service(files::server(self.directories))
             .add_service(send::server(self.targets))
-            .add_service(auth::server())
+            .add_service(auth::server(self.auth))
             .add_service(secrets::server(self.secrets))
             .add_service(ssh::server(self.ssh))
             .add_service(upload::server(self.uploads))

@@ -1,6 +1,12 @@
-//! `SSH`: connections to the user's agents.
+//! `SSH`: connections to the user's agents, and to one of our own that holds keys from files.
+
+mod agent;
+mod file;
+mod keys;
+mod wire;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,26 +14,59 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use proto::sshforward::ssh_server::{Ssh, SshServer};
 use proto::sshforward::{BytesMessage, CheckAgentRequest, CheckAgentResponse};
-use tokio::io::AsyncWriteExt as _;
+use rpc::tunnel::{Tunnel, outgoing};
 use tokio::net::UnixStream;
-use tokio_util::io::ReaderStream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status, Streaming};
+
+pub use keys::{FormatError, KeyError, Keys};
 
 use super::Shared;
 
 /// The agent that a build means if it names none.
 const DEFAULT: &str = "default";
 
-/// Sockets of agents, by id.
-pub(super) struct Agents(Shared<BTreeMap<String, PathBuf>>);
+/// What a step reaches at the socket that it is given.
+#[derive(Debug)]
+pub enum SshSource {
+    /// An agent's socket. Steps may list its keys and have it sign, and change nothing in it.
+    Agent(PathBuf),
+    /// A socket of any kind, of which all is passed on.
+    Raw(PathBuf),
+    /// Keys.
+    Keys(Keys),
+}
 
-pub(super) fn server(agents: BTreeMap<String, PathBuf>) -> SshServer<Agents> {
-    SshServer::new(Agents(Arc::new(agents)))
+impl SshSource {
+    async fn serve(
+        &self,
+        mut connection: Tunnel<BytesMessage, Streaming<BytesMessage>>,
+    ) -> io::Result<()> {
+        match self {
+            SshSource::Agent(path) => {
+                agent::pass_on(UnixStream::connect(path).await?, connection).await
+            }
+            SshSource::Raw(path) => {
+                let mut socket = UnixStream::connect(path).await?;
+                tokio::io::copy_bidirectional(&mut connection, &mut socket)
+                    .await
+                    .map(drop)
+            }
+            SshSource::Keys(keys) => agent::serve(keys, connection).await,
+        }
+    }
+}
+
+/// Agents by id.
+pub(super) struct Agents(Shared<BTreeMap<String, Arc<SshSource>>>);
+
+pub(super) fn server(agents: BTreeMap<String, SshSource>) -> SshServer<Agents> {
+    let agents = agents.into_iter().map(|(id, agent)| (id, Arc::new(agent)));
+    SshServer::new(Agents(Arc::new(agents.collect())))
 }
 
 impl Agents {
-    fn socket(&self, id: &str) -> Result<&PathBuf, Status> {
+    fn agent(&self, id: &str) -> Result<&Arc<SshSource>, Status> {
         let id = if id.is_empty() { DEFAULT } else { id };
         self.0
             .get(id)
@@ -41,7 +80,7 @@ impl Ssh for Agents {
         &self,
         request: Request<CheckAgentRequest>,
     ) -> Result<Response<CheckAgentResponse>, Status> {
-        self.socket(&request.into_inner().id)?;
+        self.agent(&request.into_inner().id)?;
         Ok(Response::new(CheckAgentResponse {}))
     }
 
@@ -55,31 +94,19 @@ impl Ssh for Agents {
             .metadata()
             .get("buildkit.ssh.id")
             .and_then(|id| id.to_str().ok());
-        let path = self.socket(id.unwrap_or_default())?;
-        let failed = |error: std::io::Error| {
-            Status::unknown(format!("failed to talk to the ssh agent: {error}"))
-        };
-        let (reader, mut writer) = UnixStream::connect(path)
-            .await
-            .map_err(failed)?
-            .into_split();
-        let mut requests = request.into_inner();
-        let sender = AbortOnDropHandle::new(tokio::spawn(async move {
-            while let Ok(Some(message)) = requests.message().await {
-                if writer.write_all(&message.data).await.is_err() {
-                    return;
-                }
-            }
-            // The agent may be gone, which is as good an end.
-            let _ = writer.shutdown().await;
-        }));
-        let answers = ReaderStream::new(reader).map(move |chunk| {
-            // Lives as long as the answers are read.
-            let _ = &sender;
-            Ok(BytesMessage {
-                data: chunk.map_err(failed)?,
+        let agent = self.agent(id.unwrap_or_default())?.clone();
+        let (outgoing, answers) = outgoing::<BytesMessage>();
+        let connection = Tunnel::new(request.into_inner(), outgoing);
+        let serving = AbortOnDropHandle::new(tokio::spawn(async move {
+            agent.serve(connection).await.map_err(|error| {
+                Status::unknown(format!("failed to talk to the ssh agent: {error}"))
             })
+        }));
+        // Why it ended is told last. The task lives as long as the answers are read.
+        let end = futures::stream::once(serving).filter_map(async |ended| match ended {
+            Ok(Err(status)) => Some(Err(status)),
+            Ok(Ok(())) | Err(_) => None,
         });
-        Ok(Response::new(answers.boxed()))
+        Ok(Response::new(answers.map(Ok).chain(end).boxed()))
     }
 }

@@ -40,9 +40,13 @@ pub(super) async fn show(
 
 /// The caller's credentials for the registry of `reference`, if it has any.
 pub(super) fn credentials(reference: &oci::Reference) -> anyhow::Result<Option<RegistryAuth>> {
-    let credentials = client::docker_config::credentials(&reference.domain)
+    let found = client::docker_config::credentials(&reference.domain)
         .with_context(|| format!("failed to look up credentials for `{}`", reference.domain))?;
-    Ok(credentials.map(|(username, secret)| RegistryAuth { username, secret }))
+    let some = !found.username.is_empty() || !found.secret.is_empty();
+    Ok(some.then_some(RegistryAuth {
+        username: found.username,
+        secret: found.secret,
+    }))
 }
 
 fn bar(transfer: &Transfer) -> indicatif::ProgressBar {

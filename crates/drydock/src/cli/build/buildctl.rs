@@ -15,7 +15,7 @@ use super::context::Inputs;
 use super::outputs::{self, Output};
 use super::request::{self, Cache, Request};
 use super::solve::{self, Style};
-use super::{fields, report};
+use super::{auth_tls, fields, report, ssh};
 use crate::progress::{Display, Metrics, Mode};
 
 /// The prefix of options that are build arguments.
@@ -60,9 +60,12 @@ pub(crate) struct Arguments {
     /// Grant an entitlement: network.host or security.insecure.
     #[arg(long, value_name = "ENTITLEMENT")]
     allow: Vec<String>,
-    /// Offer an SSH agent: default or ID[=SOCKET].
+    /// Offer an SSH agent, or keys: default or ID[=SOCKET|=KEY[,KEY]][,raw=BOOL].
     #[arg(long, value_name = "SSH")]
     ssh: Vec<String>,
+    /// TLS for a registry's token server: host=HOST[,insecure=true][,ca=FILE][,cert=FILE,key=FILE].
+    #[arg(long, value_name = "TLS")]
+    registry_auth_tlscontext: Vec<String>,
     /// Write what is known of the result to a file, as JSON.
     #[arg(long, value_name = "FILE")]
     metadata_file: Option<PathBuf>,
@@ -149,11 +152,8 @@ fn request(arguments: &Arguments) -> anyhow::Result<Request> {
     request.layouts = named(&arguments.oci_layout).context("invalid oci-layout")?;
     let secrets = arguments.secret.iter().map(|text| request::secret(text));
     request.secrets = secrets.collect::<Result<_, _>>()?;
-    request.ssh = arguments
-        .ssh
-        .iter()
-        .map(|text| request::ssh(text))
-        .collect();
+    request.ssh = ssh::all(&arguments.ssh)?;
+    request.auth_tls = auth_tls::hosts(&arguments.registry_auth_tlscontext)?;
     let outputs = arguments.output.iter().map(|text| output(text));
     request.outputs = outputs.collect::<Result<_, _>>()?;
     request.cache_imports = caches("--import-cache", &arguments.import_cache)?;

@@ -2,6 +2,7 @@
 //!
 //! Flags become a plain [`request::Request`], which `solve` carries out; `report` tells how it ended.
 
+mod auth_tls;
 pub(crate) mod buildctl;
 mod context;
 mod fields;
@@ -10,6 +11,7 @@ mod outputs;
 mod report;
 mod request;
 mod solve;
+mod ssh;
 
 use std::path::{Path, PathBuf};
 

@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use client::SourcePolicy;
+use registry::HostConfig;
 
 use super::Arguments;
 use super::context::{self, Inputs, Source};
 use super::fields;
 use super::outputs::{self, Output};
+use super::ssh::{self, Ssh};
 use crate::config::parse_bytes;
 use crate::error::hinted;
 
@@ -31,6 +33,8 @@ pub(super) struct Request {
     pub(super) layouts: BTreeMap<String, PathBuf>,
     pub(super) secrets: Vec<Secret>,
     pub(super) ssh: Vec<Ssh>,
+    /// TLS settings for token servers, by the registry's host.
+    pub(super) auth_tls: BTreeMap<String, HostConfig>,
     pub(super) outputs: Vec<Output>,
     pub(super) cache_imports: Vec<Cache>,
     pub(super) cache_exports: Vec<Cache>,
@@ -51,14 +55,6 @@ pub(super) struct Secret {
 pub(super) enum SecretSource {
     File(PathBuf),
     Environment(String),
-}
-
-/// SSH agents or keys by id.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Ssh {
-    pub(super) id: String,
-    /// Sockets or keys; the agent of the environment if empty.
-    pub(super) paths: Vec<PathBuf>,
 }
 
 /// A build cache to import or export.
@@ -88,6 +84,7 @@ impl Request {
             layouts: BTreeMap::new(),
             secrets: Vec::new(),
             ssh: Vec::new(),
+            auth_tls: BTreeMap::new(),
             outputs: Vec::new(),
             cache_imports: Vec::new(),
             cache_exports: Vec::new(),
@@ -105,7 +102,7 @@ impl Request {
         request.attrs = attrs(arguments)?;
         let secrets = arguments.secret.iter().map(|text| secret(text));
         request.secrets = secrets.collect::<Result<_, _>>()?;
-        request.ssh = arguments.ssh.iter().map(|text| ssh(text)).collect();
+        request.ssh = ssh::all(&arguments.ssh)?;
         request.outputs = outputs::outputs(arguments)?;
         request.cache_imports = caches(&arguments.cache_from)?;
         request.cache_exports = caches(&arguments.cache_to)?;
@@ -362,16 +359,6 @@ pub(super) fn secret(text: &str) -> anyhow::Result<Secret> {
         }
     }
     Ok(Secret { id, source })
-}
-
-/// Reads one `--ssh`: an id, perhaps with sockets or keys.
-pub(super) fn ssh(text: &str) -> Ssh {
-    let (id, paths) = text.split_once('=').unwrap_or((text, ""));
-    let paths = paths.split(',').filter(|path| !path.is_empty());
-    Ssh {
-        id: id.to_owned(),
-        paths: paths.map(PathBuf::from).collect(),
-    }
 }
 
 pub(super) fn caches(given: &[String]) -> anyhow::Result<Vec<Cache>> {

@@ -113,19 +113,6 @@ fn a_secret_is_a_file_or_a_variable() {
 }
 
 #[test]
-fn ssh_has_an_id_and_perhaps_paths() {
-    assert_eq!(
-        ssh("default"),
-        Ssh {
-            id: "default".into(),
-            paths: vec![]
-        }
-    );
-    let keys = ssh("work=/a,/b");
-    assert_eq!((keys.id.as_str(), keys.paths.len()), ("work", 2));
-}
-
-#[test]
 fn a_bare_cache_is_in_a_registry() {
     let cache = &caches(&["r.io/cache".into(), "type=local,dest=x".into()]).unwrap();
     assert_eq!(

@@ -1,8 +1,7 @@
 //! Carries a request out: a session that serves what it names, and a display of how it goes.
 
-use anyhow::{Context as _, bail};
 use client::progress::Progress;
-use client::session::{Session, Target, random_id};
+use client::session::{AuthOptions, Session, Target, random_id};
 use client::{BuildError, CacheEntry, Client, Exporter, SolveRequest, SolveResponse};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
@@ -11,7 +10,8 @@ use super::context::Source;
 use super::local_cache;
 use super::outputs::{Destination, Output};
 use super::report::{self, Response};
-use super::request::{Cache, Request, SecretSource, Ssh};
+use super::request::{Cache, Request, SecretSource};
+use super::ssh::Ssh;
 use crate::cli::Global;
 use crate::error::{Exit, INTERRUPTED};
 use crate::progress::{Display, Mode, REFRESH_INTERVAL, print_warnings};
@@ -126,8 +126,11 @@ fn prepare(request: Request) -> anyhow::Result<(SolveRequest, Session, super::co
         ssh: request
             .ssh
             .into_iter()
-            .map(agent)
+            .map(Ssh::open)
             .collect::<anyhow::Result<_>>()?,
+        auth: AuthOptions {
+            tls: request.auth_tls,
+        },
         ..Session::default()
     };
     for secret in request.secrets {
@@ -182,30 +185,4 @@ fn prepare(request: Request) -> anyhow::Result<(SolveRequest, Session, super::co
         ..SolveRequest::default()
     };
     Ok((solve, session, request.inputs))
-}
-
-/// The socket of an agent. Keys are not served: an agent can hold them.
-fn agent(ssh: Ssh) -> anyhow::Result<(String, std::path::PathBuf)> {
-    let path = match ssh.paths.as_slice() {
-        [] => std::env::var_os("SSH_AUTH_SOCK")
-            .map(Into::into)
-            .with_context(|| {
-                format!(
-                    "ssh `{}` means the agent, but SSH_AUTH_SOCK is not set",
-                    ssh.id
-                )
-            })?,
-        [path] => path.clone(),
-        _ => bail!("ssh `{}` has several paths; name one socket", ssh.id),
-    };
-    let metadata = std::fs::metadata(&path)
-        .with_context(|| format!("failed to open `{}` of ssh `{}`", path.display(), ssh.id))?;
-    if !std::os::unix::fs::FileTypeExt::is_socket(&metadata.file_type()) {
-        bail!(
-            "`{}` of ssh `{}` is no socket: add the key to an agent",
-            path.display(),
-            ssh.id
-        );
-    }
-    Ok((ssh.id, path))
 }
