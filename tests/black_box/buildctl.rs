@@ -5,12 +5,16 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use prost::Message as _;
 use serde_json::Value;
+use testing::http::{Answer, Server};
 
 use crate::fixture::{Fixture, Ran, run};
 use crate::graph::{self, Graph};
 use crate::program::called;
+use crate::shared::guarded_by;
 
 /// `buildctl` for the daemon of `fixture`, in its context.
 fn buildctl(fixture: &Fixture, arguments: &[&str]) -> Command {
@@ -198,4 +202,67 @@ fn a_daemon_is_reached_through_a_program() {
     let mut nobody = Command::new(called("buildctl", fixture.scratch()));
     nobody.args(["--addr", "docker-container://", "debug", "info"]);
     assert!(run(&mut nobody).err().contains("names no container"));
+}
+
+#[test]
+fn the_client_fetches_tokens_and_the_daemon_keeps_them() {
+    let fixture = Fixture::new();
+    // It takes forms only, as some do.
+    let tokens = Server::start(|call| {
+        let body = String::from_utf8_lossy(&call.body);
+        match call.method.as_str() {
+            "POST" if body.contains("username=u&password=p") => {
+                Answer::new(200, r#"{"access_token":"good","expires_in":300}"#)
+            }
+            _ => Answer::new(401, "{}"),
+        }
+    })
+    .unwrap();
+    let registry = guarded_by(fixture.registry.host(), Some(tokens.url("/token")));
+    let host = registry.host();
+    fixture.dockerfile(&format!("FROM {host}/library/busybox\nRUN true\n"));
+    let config = fixture.scratch().join("docker");
+    fs::create_dir(&config).unwrap();
+    let login = |password: &str| {
+        let auth = STANDARD.encode(format!("u:{password}"));
+        let text = format!("{{\"auths\":{{\"{host}\":{{\"auth\":\"{auth}\"}}}}}}");
+        fs::write(config.join("config.json"), text).unwrap();
+    };
+    login("p");
+    let build = |more: &[(&str, &str)]| {
+        let mut buildctl = buildctl(&fixture, &BUILD);
+        buildctl.env("DOCKER_CONFIG", &config);
+        run(buildctl.envs(more.iter().copied()))
+    };
+    build(&[]).ok();
+    assert_eq!(tokens.calls().len(), 1);
+    assert!(config.join(".token_seed").is_file());
+    // The daemon knows the user again and has the token.
+    build(&[]).ok();
+    assert_eq!(tokens.calls().len(), 1);
+    // One that the user is not known by, and so has to fetch it: first as most servers want it.
+    build(&[("BUILDKIT_NO_CLIENT_TOKEN", "1")]).ok();
+    let methods: Vec<String> = tokens.calls().into_iter().map(|call| call.method).collect();
+    assert_eq!(methods, ["POST", "GET", "POST"]);
+
+    login("wrong");
+    fs::remove_file(config.join(".token_seed")).unwrap();
+    let refused = build(&[]);
+    let reason =
+        "failed to authorize: failed to fetch oauth token: unexpected status from GET request to";
+    assert!(refused.err().contains(reason), "{}", refused.stderr);
+}
+
+#[test]
+fn tls_for_token_servers_is_checked_before_the_build() {
+    let fixture = Fixture::with("FROM scratch\n");
+    let with = |setting: &str| {
+        let setting = ["--registry-auth-tlscontext", setting];
+        run(&mut buildctl(&fixture, &[&BUILD[..], &setting].concat()))
+    };
+    with("host=r.example,insecure=true").ok();
+    let refused = with("host=r.example");
+    let reason =
+        "--registry-auth-tlscontext requires ca=<ca> or cert=<cert>,key=<key> or insecure=true";
+    assert!(refused.err().contains(reason), "{}", refused.stderr);
 }

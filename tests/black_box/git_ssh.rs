@@ -24,12 +24,14 @@ impl Drop for Running {
 }
 
 fn key(directory: &Path, name: &str) -> PathBuf {
+    key_of(directory, name, &["-t", "ed25519", "-N", ""])
+}
+
+/// A key as the arguments of `ssh-keygen` say.
+fn key_of(directory: &Path, name: &str, arguments: &[&str]) -> PathBuf {
     let path = directory.join(name);
-    let file = path.to_str().unwrap();
-    tool(
-        "ssh-keygen",
-        &["-q", "-t", "ed25519", "-N", "", "-C", "", "-f", file],
-    );
+    let file = ["-q", "-C", "", "-f", path.to_str().unwrap()];
+    tool("ssh-keygen", &[&file, arguments].concat());
     path
 }
 
@@ -51,12 +53,13 @@ fn agent(directory: &Path, name: &str, key: &Path) -> (Running, PathBuf) {
     (agent, socket)
 }
 
-/// A server that lets in who has the key `allowed`, and its port.
-fn server(directory: &Path, host_key: &Path, allowed: &Path) -> (Running, u16) {
+/// A server that lets in who has one of the keys `allowed`, and its port.
+fn server(directory: &Path, host_key: &Path, allowed: &[PathBuf]) -> (Running, u16) {
     // Where the server keeps the rights of those who are not let in yet from its own.
     fs::create_dir_all("/run/sshd").unwrap();
     let keys = directory.join("authorized");
-    fs::write(&keys, public(allowed)).unwrap();
+    let lines = allowed.iter().map(|key| public(key) + "\n");
+    fs::write(&keys, lines.collect::<String>()).unwrap();
     let config = directory.join("sshd_config");
     let text = format!(
         "HostKey {}\nAuthorizedKeysFile {}\nListenAddress 127.0.0.1\nPidFile none\nStrictModes no\n\
@@ -107,7 +110,7 @@ fn a_repository_behind_ssh_is_reached_with_the_keys_of_the_client() {
     git(directory, &["clone", "-q", "--bare", "repo", "served"]);
     let [mine, other, host, other_host] =
         ["mine", "other", "host", "other-host"].map(|name| key(directory, name));
-    let (_server, port) = server(directory, &host, &mine);
+    let (_server, port) = server(directory, &host, std::slice::from_ref(&mine));
     let (_agent, socket) = agent(directory, "agent", &mine);
     let (_other_agent, other_socket) = agent(directory, "other-agent", &other);
 
@@ -165,4 +168,59 @@ fn a_repository_behind_ssh_is_reached_with_the_keys_of_the_client() {
             false => refused(&ran, "Host key verification failed"),
         }
     }
+}
+
+#[test]
+fn keys_are_offered_without_an_agent() {
+    let fixture = Fixture::new();
+    let directory = fixture.scratch();
+    commit(&directory.join("repo"), &[("file", "over ssh")], "one");
+    git(directory, &["clone", "-q", "--bare", "repo", "served"]);
+    let kinds: [(&str, &[&str]); 6] = [
+        ("ed25519", &["-t", "ed25519"]),
+        ("rsa", &["-t", "rsa", "-b", "2048"]),
+        ("rsa-pkcs1", &["-t", "rsa", "-b", "2048", "-m", "PEM"]),
+        ("ecdsa", &["-t", "ecdsa", "-b", "256"]),
+        ("ecdsa-sec1", &["-t", "ecdsa", "-b", "384", "-m", "PEM"]),
+        ("ecdsa-pkcs8", &["-t", "ecdsa", "-b", "256", "-m", "PKCS8"]),
+    ];
+    let keys =
+        kinds.map(|(name, arguments)| key_of(directory, name, &[arguments, &["-N", ""]].concat()));
+    let [other, host] = ["other", "host"].map(|name| key(directory, name));
+    let (_server, port) = server(directory, &host, &keys);
+
+    let url = format!(
+        "ssh://root@127.0.0.1:{port}{}",
+        directory.join("served").display()
+    );
+    fixture.dockerfile(&format!("FROM scratch\nADD {url}#main /x/\n"));
+    let build = |given: &str| fixture.build(&["--no-cache", "--ssh", given]).ran;
+    for key in &keys {
+        build(&format!("default={}", key.display())).ok();
+    }
+    // Several keys are tried one after the other.
+    let several = format!("default={},{}", other.display(), keys[0].display());
+    build(&several).ok();
+    let refused = |given: &str, reason: &str| {
+        let ran = build(given);
+        assert!(ran.err().contains(reason), "{}", ran.stderr);
+    };
+    refused(
+        &format!("default={}", other.display()),
+        "Permission denied (publickey)",
+    );
+
+    let locked = key_of(
+        directory,
+        "locked",
+        &["-t", "ed25519", "-N", "a passphrase"],
+    );
+    refused(
+        &format!("default={}", locked.display()),
+        "this private key is passphrase protected",
+    );
+    let (_agent, socket) = agent(directory, "agent", &keys[0]);
+    let both = format!("default={},{}", socket.display(), keys[0].display());
+    refused(&both, "invalid combination of keys and sockets");
+    build(&format!("default={},raw=true", socket.display())).ok();
 }

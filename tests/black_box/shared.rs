@@ -14,6 +14,7 @@ use proto::filesync::{
 use proto::pb;
 use proto::secrets::secrets_server::{Secrets, SecretsServer};
 use proto::secrets::{GetSecretRequest, GetSecretResponse};
+use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use testing::http::{self, Answer, Call, Server};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -147,6 +148,42 @@ async fn a_step_goes_on_with_the_session_of_who_stays() {
 #[derive(Clone, Default)]
 struct Keeper {
     fetched: Arc<AtomicUsize>,
+    /// What it signs with, if the daemon may know it again.
+    key: Option<Arc<Ed25519KeyPair>>,
+}
+
+impl Keeper {
+    fn signing(seed: u8) -> Keeper {
+        let key = Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
+        Keeper {
+            key: Some(Arc::new(key)),
+            ..Keeper::default()
+        }
+    }
+
+    /// Opens a session of that id, and builds from the image.
+    async fn build(&self, fixture: &Fixture, id: &str, image: &str) {
+        let services = routes(|routes| {
+            routes.add_service(AuthServer::new(self.clone()));
+        });
+        let methods = [
+            "Credentials",
+            "FetchToken",
+            "GetTokenAuthority",
+            "VerifyTokenAuthority",
+        ];
+        let methods = methods.map(|name| format!("/moby.filesync.v1.Auth/{name}"));
+        let methods = methods.each_ref().map(String::as_str);
+        open(fixture, id, &methods, services).await;
+        let mut steps = Graph::default();
+        let name = format!("docker-image://{image}");
+        let pulled = graph::source(&name, &[("image.resolvemode", "pull")]);
+        let base = steps.add(pulled, &[]);
+        let ran = steps.add(graph::shell("true"), &[(base, 0)]);
+        let built = build(fixture, id, steps.definition((ran, 0))).await;
+        let built = tokio::time::timeout(LIMIT, built).await;
+        built.unwrap().unwrap().unwrap();
+    }
 }
 
 #[tonic::async_trait]
@@ -182,21 +219,37 @@ impl Auth for Keeper {
 
     async fn get_token_authority(
         &self,
-        _: Request<GetTokenAuthorityRequest>,
+        request: Request<GetTokenAuthorityRequest>,
     ) -> Result<Response<GetTokenAuthorityResponse>, Status> {
-        Err(Status::unavailable("no authority"))
+        assert!(!request.get_ref().salt.is_empty());
+        let key = self.key.as_ref();
+        let key = key.ok_or_else(|| Status::unimplemented("no authority"))?;
+        Ok(Response::new(GetTokenAuthorityResponse {
+            public_key: key.public_key().as_ref().to_vec().into(),
+        }))
     }
 
     async fn verify_token_authority(
         &self,
-        _: Request<VerifyTokenAuthorityRequest>,
+        request: Request<VerifyTokenAuthorityRequest>,
     ) -> Result<Response<VerifyTokenAuthorityResponse>, Status> {
-        Err(Status::unavailable("no authority"))
+        let key = self.key.as_ref();
+        let key = key.ok_or_else(|| Status::unimplemented("no authority"))?;
+        let payload = request.into_inner().payload;
+        let signed = [key.sign(&payload).as_ref(), &payload[..]].concat();
+        Ok(Response::new(VerifyTokenAuthorityResponse {
+            signed: signed.into(),
+        }))
     }
 }
 
 /// A registry that wants a token for all that is in `behind`.
 fn guarded(behind: &str) -> Server {
+    guarded_by(behind, None)
+}
+
+/// The same, with tokens from elsewhere.
+pub(crate) fn guarded_by(behind: &str, realm: Option<String>) -> Server {
     let behind = behind.to_owned();
     Server::start(move |call| {
         if call.header("authorization") == Some("Bearer good") {
@@ -207,7 +260,8 @@ fn guarded(behind: &str) -> Server {
             passed_on.headers.retain(|(name, _)| passes(name));
             return http::send(&behind, passed_on).unwrap();
         }
-        let realm = format!("http://{}/token", call.header("host").unwrap());
+        let own = || format!("http://{}/token", call.header("host").unwrap());
+        let realm = realm.clone().unwrap_or_else(own);
         let challenge = format!("Bearer realm=\"{realm}\",service=\"registry\"");
         Answer::new(401, "{}").with("WWW-Authenticate", challenge)
     })
@@ -219,21 +273,34 @@ async fn a_client_fetches_tokens_and_keeps_its_password() {
     let fixture = Fixture::new();
     let registry = guarded(fixture.registry.host());
     let keeper = Keeper::default();
-    let services = routes(|routes| {
-        routes.add_service(AuthServer::new(keeper.clone()));
-    });
-    let methods =
-        ["Credentials", "FetchToken"].map(|name| format!("/moby.filesync.v1.Auth/{name}"));
-    let methods = methods.each_ref().map(String::as_str);
-    open(&fixture, "keeper", &methods, services).await;
-    let mut steps = Graph::default();
     let image = format!("{}/library/busybox:latest", registry.host());
-    let base = steps.add(graph::image(&image), &[]);
-    let ran = steps.add(graph::shell("true"), &[(base, 0)]);
-    let built = build(&fixture, "keeper", steps.definition((ran, 0))).await;
-    let built = tokio::time::timeout(LIMIT, built).await;
-    built.unwrap().unwrap().unwrap();
+    keeper.build(&fixture, "keeper", &image).await;
     // Once for all that was asked of the registry; the daemon itself asked nobody for a token.
     assert_eq!(keeper.fetched.load(Ordering::Relaxed), 1);
     assert!(registry.calls().iter().all(|call| call.path != "/token"));
+}
+
+#[tokio::test]
+async fn a_client_that_comes_again_needs_no_new_token() {
+    let fixture = Fixture::new();
+    let registry = guarded(fixture.registry.host());
+    let image = format!("{}/library/busybox:latest", registry.host());
+    let refused = || {
+        let calls = registry.calls();
+        let without = calls
+            .iter()
+            .filter(|call| call.header("authorization").is_none());
+        without.count()
+    };
+    let first = Keeper::signing(1);
+    first.build(&fixture, "first", &image).await;
+    assert_eq!((first.fetched.load(Ordering::Relaxed), refused()), (1, 1));
+    // The same user in another session: the token of before is sent at once.
+    let again = Keeper::signing(1);
+    again.build(&fixture, "again", &image).await;
+    assert_eq!((again.fetched.load(Ordering::Relaxed), refused()), (0, 1));
+    // Another user does not get it.
+    let other = Keeper::signing(2);
+    other.build(&fixture, "other", &image).await;
+    assert_eq!((other.fetched.load(Ordering::Relaxed), refused()), (1, 2));
 }
