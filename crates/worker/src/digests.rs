@@ -104,9 +104,11 @@ pub(crate) async fn digest(
     .await;
     shared.digests.trim();
     digest.map_err(|failure| {
-        let (worker, name) = (named(&shared.options.id), named(&id.hex()));
+        let (worker, id) = (&shared.options.id, id.hex());
         failure.context(format!(
-            "failed to calculate checksum of ref {worker}::{name}"
+            "failed to calculate checksum of ref {}::{}",
+            named(worker),
+            named(&id)
         ))
     })
 }
