@@ -37,6 +37,8 @@ pub struct Ask {
     pub reproducible: bool,
     /// Whether it is only for images.
     pub inline_only: bool,
+    /// Whether it tells how busy the machine was.
+    pub usage: bool,
 }
 
 impl Ask {
@@ -49,6 +51,7 @@ impl Ask {
             file_name: "provenance.json".to_owned(),
             reproducible: false,
             inline_only: false,
+            usage: false,
         }
     }
 
@@ -106,6 +109,8 @@ impl Ask {
                 "filename" if !value.is_empty() => value.clone_into(&mut ask.file_name),
                 "reproducible" => ask.reproducible = flag(key, value)?,
                 "inline-only" => ask.inline_only = flag(key, value)?,
+                // What is no boolean is no, too, as in BuildKit.
+                "capture-usage" => ask.usage = flag(key, value).unwrap_or_default(),
                 _ => {}
             }
         }

@@ -2,6 +2,7 @@
 
 mod ask;
 mod steps;
+mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -70,6 +71,7 @@ impl Provenance {
             key,
             &Ask {
                 builder_id,
+                usage: true,
                 ..Ask::max()
             },
         )
@@ -112,7 +114,7 @@ impl Provenance {
             "builderPlatform".to_owned(),
             json!(self.builder_platform.to_string()),
         );
-        let mut details = self.details();
+        let mut details = self.details(ask);
         if self.frontend == "dockerfile.v0" {
             internal.insert("dockerfileVersion".to_owned(), json!(DOCKERFILE_VERSION));
         }
@@ -153,7 +155,7 @@ impl Provenance {
 
     fn version_02(&self, graph: Option<&Graph>, facts: &Facts, ask: &Ask) -> Value {
         let complete = self.is_complete(facts);
-        let mut details = self.details();
+        let mut details = self.details(ask);
         let mut value = json!({
             "builder": { "id": ask.builder_id },
             "buildType": BUILD_TYPE_02,
@@ -216,8 +218,8 @@ impl Provenance {
         Value::Object(request)
     }
 
-    /// What else is known: the repository that the client builds from.
-    fn details(&self) -> Map<String, Value> {
+    /// What else is known: the repository that the client builds from, and how busy the machine is.
+    fn details(&self, ask: &Ask) -> Map<String, Value> {
         let vcs: Map<String, Value> = self
             .args
             .iter()
@@ -232,6 +234,9 @@ impl Provenance {
         let mut details = Map::new();
         if !vcs.is_empty() {
             details.insert("vcs".to_owned(), Value::Object(vcs));
+        }
+        if ask.usage {
+            details.insert("sysUsage".to_owned(), json!([usage::sample()]));
         }
         details
     }
