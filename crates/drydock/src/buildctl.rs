@@ -3,6 +3,7 @@
 mod format;
 mod graph;
 mod history;
+mod metadata;
 mod table;
 mod usage;
 mod workers;
@@ -95,6 +96,7 @@ enum Buildctl {
 #[derive(Debug, Subcommand)]
 enum Debug {
     DumpLlb(graph::DumpLlb),
+    DumpMetadata(metadata::DumpMetadata),
     Workers(workers::Workers),
     Info(workers::Info),
     Histories(history::Histories),
@@ -137,6 +139,12 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     {
         return graph::dump(arguments);
     }
+    if let Buildctl::Debug {
+        command: Some(Debug::DumpMetadata(arguments)),
+    } = &command
+    {
+        return metadata::dump(arguments);
+    }
     crate::cli::block_on(async move {
         let client = connection.connect().await?;
         match command {
@@ -146,7 +154,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             Buildctl::Prune(arguments) => usage::prune(&client, arguments).await,
             Buildctl::PruneHistories(arguments) => history::prune(&client, arguments).await,
             Buildctl::Debug { command } => match command {
-                None | Some(Debug::DumpLlb(_)) => Ok(()),
+                None | Some(Debug::DumpLlb(_) | Debug::DumpMetadata(_)) => Ok(()),
                 Some(Debug::Histories(arguments)) => history::list(&client, arguments).await,
                 Some(Debug::Logs(arguments)) => history::logs(&client, arguments).await,
                 Some(Debug::Ctl(arguments)) => history::ctl(&client, arguments).await,
