@@ -44,6 +44,7 @@ pub(crate) fn build_request(
     Ok(BuildRequest {
         build_ref: request.r#ref,
         session: request.session,
+        trace_parent: None,
         frontend: request.frontend,
         attrs: request.frontend_attrs,
         definition: request.definition.map(graph).transpose()?.flatten(),

@@ -21,6 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataValue;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
+use worker_client::UsageRecord;
 
 use crate::content::Store;
 use crate::history::{self, Blob, History};
@@ -146,10 +147,12 @@ impl Control {
         let record = (!request.internal).then(|| history::of_request(&request));
         // Policies may have expressions that take a while to compile.
         let allowed = self.engine.allowed();
-        let request = tokio::task::spawn_blocking(move || request::build_request(request, allowed))
-            .await
-            .map_err(|error| Status::internal(error.to_string()))?
-            .map_err(|error| failure::status(&error))?;
+        let mut request =
+            tokio::task::spawn_blocking(move || request::build_request(request, allowed))
+                .await
+                .map_err(|error| Status::internal(error.to_string()))?
+                .map_err(|error| failure::status(&error))?;
+        request.trace_parent = call.map(|call| call.traceparent());
         // Closed as cancelled if the client goes away.
         let mut recording = None;
         let mut unrecorded = None;
@@ -227,7 +230,12 @@ impl ControlApi for Control {
         let request = request.into_inner();
         let age = usage::duration(request.age_limit);
         let records = self.engine.worker().disk_usage(request.filter, age).await;
-        let records = records.map_err(|error| usage::failure(&error))?;
+        let mut records = records.map_err(|error| usage::failure(&error))?;
+        // A worker does not know since when it holds blobs for others; these are the history's.
+        let undated = |record: &&mut UsageRecord| record.created == Some(SystemTime::UNIX_EPOCH);
+        if let Some(held) = records.iter_mut().find(undated) {
+            held.created = self.history.oldest_blob().await?;
+        }
         let record = records.into_iter().map(usage::record).collect();
         Ok(Response::new(wire::DiskUsageResponse { record }))
     }

@@ -1,8 +1,8 @@
 //! From a request to its answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use crate::bridge::{self, BuildBridge, Shared};
 use crate::progress::{Event, ItemState, Log, Step};
 use crate::provenance::{Ask, Provenance};
 use crate::request::{BuildRequest, ExporterSpec};
-use crate::{BuildError, Engine, attest, cache, outputs, steps};
+use crate::{BuildError, Engine, Traces, attest, cache, outputs, steps};
 
 /// The config of a single result in the result's metadata, and the prefix of those of a map.
 const CONFIG_KEY: &str = "containerimage.config";
@@ -69,8 +69,12 @@ pub(crate) async fn run(
     let follower = steps::Follower::spawn(events, entry.log.clone(), shared.sources.clone());
     let release = Release {
         engine: engine.clone(),
-        job: worker_job,
+        job: worker_job.clone(),
     };
+    if let Some(span) = request.trace_parent.clone() {
+        let mut traces = lock(&engine.inner.traces);
+        traces.insert(worker_job, span);
+    }
 
     let outcome = match served(engine, &shared, &request) {
         Ok(served) => build(engine, &shared, &request, served.as_ref()).await,
@@ -96,6 +100,11 @@ fn worker_job(build_ref: &str) -> String {
     format!("{build_ref}-{:x}-{number}", *PROCESS)
 }
 
+fn lock(traces: &Traces) -> MutexGuard<'_, HashMap<String, String>> {
+    // Nothing panics while the lock is held.
+    traces.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Lets go of all that a job held when the build ends, however it ends.
 struct Release {
     engine: Engine,
@@ -106,6 +115,7 @@ impl Drop for Release {
     fn drop(&mut self) {
         let worker = self.engine.inner.worker.clone();
         let job = std::mem::take(&mut self.job);
+        lock(&self.engine.inner.traces).remove(&job);
         // The answer does not wait for the disk: what is not yet durable is only made again.
         tokio::spawn(async move {
             if let Err(error) = worker.release_job(&job, true).await {

@@ -22,8 +22,9 @@ pub mod provenance;
 mod sources;
 mod steps;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use frontend::FrontendError;
 use worker_client::Worker;
@@ -48,8 +49,12 @@ struct Inner {
     builds: Arc<Builds>,
     sessions: session::Sessions,
     driven: gateway::Builds,
+    /// The spans that jobs belong to, by the job's name at the worker.
+    traces: Arc<Traces>,
     options: Options,
 }
+
+type Traces = Mutex<HashMap<String, String>>;
 
 /// How an engine behaves.
 #[derive(Clone, Debug)]
@@ -120,7 +125,14 @@ impl Engine {
             let session = sessions.find(id);
             session.map_or_else(String::new, |s| s.identity.shared_key.clone())
         });
-        let port = Arc::new(worker_client::JobPort::new(worker.clone(), shared_key));
+        let traces = Arc::<Traces>::default();
+        let of_jobs = traces.clone();
+        let trace_parent: worker_client::TraceParents = Arc::new(move |job| {
+            let traces = of_jobs.lock().unwrap_or_else(PoisonError::into_inner);
+            traces.get(job).cloned()
+        });
+        let port = worker_client::JobPort::new(worker.clone(), shared_key, trace_parent);
+        let port = Arc::new(port);
         let parallel = options.max_parallelism.unwrap_or_else(default_parallelism);
         let options_of_solver = solver::Options {
             max_parallel: parallel,
@@ -135,6 +147,7 @@ impl Engine {
                 builds: Arc::new(Builds::new(options.logs.clone())),
                 sessions: clients,
                 driven: gateway::Builds::default(),
+                traces,
                 options,
             }),
         }

@@ -15,6 +15,8 @@ pub struct BuildRequest {
     pub build_ref: String,
     /// The client's session; empty when it has none.
     pub session: String,
+    /// The span that the build is, as W3C's `traceparent` says it, if it belongs to a trace.
+    pub trace_parent: Option<String>,
     /// `dockerfile.v0`, `gateway.v0`, or empty for plain LLB.
     pub frontend: String,
     /// The frontend's options.

@@ -22,7 +22,7 @@ use wire::worker_client::WorkerClient;
 
 pub use convert::{Item, OpNews};
 pub use error::{Remains, WorkerError};
-pub use port::{JobPort, SharedKeys};
+pub use port::{JobPort, SharedKeys, TraceParents};
 pub use sandbox::Sandbox;
 
 /// The most that one message of a worker may hold: BuildKit's limit.

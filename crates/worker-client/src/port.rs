@@ -21,18 +21,23 @@ const MAX_DEFINITION: u64 = 15 << 20;
 /// Tells the shared key of a session: what makes its local sources the same from build to build.
 pub type SharedKeys = Arc<dyn Fn(&str) -> String + Send + Sync>;
 
+/// Tells the span that a job belongs to, as W3C's `traceparent` says it.
+pub type TraceParents = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
 /// A worker as the solver sees it.
 pub struct JobPort {
     worker: Worker,
     shared_keys: SharedKeys,
+    trace_parents: TraceParents,
 }
 
 impl JobPort {
     /// The port of `worker`.
-    pub fn new(worker: Worker, shared_keys: SharedKeys) -> JobPort {
+    pub fn new(worker: Worker, shared_keys: SharedKeys, trace_parents: TraceParents) -> JobPort {
         JobPort {
             worker,
             shared_keys,
+            trace_parents,
         }
     }
 }
@@ -146,6 +151,7 @@ impl solver::Worker for JobPort {
             sessions: request.sessions.current().to_vec(),
             ignore_cache: request.ignore_cache,
             name: request.vertex.name().to_owned(),
+            trace_parent: (self.trace_parents)(request.job.as_str()).unwrap_or_default(),
             resources: request
                 .vertex
                 .metadata()

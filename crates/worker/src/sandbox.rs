@@ -168,6 +168,7 @@ pub(crate) async fn open(
         ignore_cache: false,
         browsed: true,
         job: &name.job,
+        trace_parent: "",
     };
     let step_id = step.id.clone();
     let mut mounts = mounts::prepare(shared, &step, network, &sessions, &Events::none()).await?;

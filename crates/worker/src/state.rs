@@ -38,6 +38,8 @@ pub struct Options {
     pub gc: Vec<refs::PruneOptions>,
     /// What steps may be given besides the standard devices.
     pub devices: crate::cdi::DeviceOptions,
+    /// Where steps of builds that belong to a trace can send their spans: a socket that speaks OTLP.
+    pub trace_socket: Option<PathBuf>,
     /// How much of what a step prints is passed on.
     pub log_limits: crate::LogLimits,
 }

@@ -168,6 +168,20 @@ impl History {
         self.reading(|store| store.blobs()).await
     }
 
+    /// When the oldest of the large blobs that are kept with records was written.
+    pub(crate) async fn oldest_blob(&self) -> Result<Option<SystemTime>, Status> {
+        self.reading(|store| {
+            let records = store.all()?;
+            let named = records
+                .iter()
+                .flat_map(|record| [&record.logs, &record.trace]);
+            let digests = named.flatten().filter_map(|blob| blob.digest.parse().ok());
+            let blobs = digests.filter_map(|digest| store.refs().content().stat(&digest));
+            Ok(blobs.map(|blob| blob.written).min())
+        })
+        .await
+    }
+
     /// The store of large blobs.
     pub(crate) fn content(&self) -> &content::Content {
         self.inner.store.refs().content()

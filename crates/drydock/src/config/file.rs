@@ -30,6 +30,13 @@ pub(crate) struct File {
     frontend: BTreeMap<String, FrontendTable>,
     system: SystemTable,
     cdi: CdiTable,
+    otel: OtelTable,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct OtelTable {
+    socket_path: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -183,6 +190,7 @@ impl File {
     /// Lays what the file says over `config`.
     pub(crate) fn apply(self, config: &mut Config) -> Result<(), ConfigError> {
         set(&mut config.root, self.root);
+        config.otel_socket = self.otel.socket_path.or(config.otel_socket.take());
         if !self.grpc.address.is_empty() {
             config.addresses = self.grpc.address;
         }

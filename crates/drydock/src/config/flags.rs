@@ -61,6 +61,9 @@ pub(crate) struct Flags {
     /// Frontend images in whose place the built-in frontend is run, such as docker/dockerfile.
     #[arg(long, value_name = "REPOSITORY")]
     stand_in_for: Vec<String>,
+    /// Socket to which steps can send their spans.
+    #[arg(long, value_name = "PATH")]
+    otel_socket_path: Option<PathBuf>,
     /// Run without root.
     #[arg(long)]
     rootless: bool,
@@ -119,8 +122,6 @@ struct WorkerFlags {
 /// Flags of buildkitd that start-up scripts give and that change nothing here.
 #[derive(Debug, clap::Args)]
 struct AcceptedFlags {
-    #[arg(long, hide = true, value_name = "PATH")]
-    otel_socket_path: Option<PathBuf>,
     #[arg(long, hide = true)]
     save_cache_debug: bool,
     #[arg(long, hide = true)]
@@ -200,6 +201,7 @@ impl Flags {
         }
         config.socket_owner.group = self.group;
         config.debug_address = self.debugaddr.or(config.debug_address.take());
+        config.otel_socket = self.otel_socket_path.or(config.otel_socket.take());
         if let Some(tls) = tls(self.tlscert, self.tlskey, self.tlscacert)? {
             config.tls = Some(tls);
         }

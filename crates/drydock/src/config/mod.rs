@@ -20,6 +20,8 @@ pub(crate) struct Config {
     /// Owner of unix sockets.
     pub(crate) socket_owner: SocketOwner,
     pub(crate) tls: Option<Tls>,
+    /// Where steps can send their spans; a socket in `root` if not said.
+    pub(crate) otel_socket: Option<PathBuf>,
     /// Where debug HTTP is served.
     pub(crate) debug_address: Option<String>,
     pub(crate) log: Log,
@@ -239,6 +241,7 @@ impl Config {
             addresses: vec![address],
             socket_owner: SocketOwner::default(),
             tls: None,
+            otel_socket: None,
             debug_address: None,
             log: Log {
                 level: "info".to_owned(),

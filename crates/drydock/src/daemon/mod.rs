@@ -11,6 +11,7 @@ mod notify;
 mod parts;
 mod rest;
 mod sources;
+mod trace;
 
 use std::fs::{File, Permissions};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};

@@ -60,9 +60,13 @@ impl Daemon {
             registry,
             refs: refs.clone(),
         };
-        let worker = WorkerService::new(parts, worker_options(config, &refs)?)?;
-
         let recorder = recorder()?;
+        let worker_options = worker::Options {
+            trace_socket: super::trace::listen(&recorder, config),
+            ..worker_options(config, &refs)?
+        };
+        let worker = WorkerService::new(parts, worker_options)?;
+
         let sessions = Sessions::new();
         let proxy = Proxy::new(sessions.clone()).recorded(recorder.clone());
         let connected = connect(&worker, proxy).await?;
@@ -312,6 +316,7 @@ fn worker_options(config: &Config, refs: &Refs) -> anyhow::Result<worker::Option
             },
             auto_allowed: config.devices.auto_allowed.clone(),
         },
+        trace_socket: None,
         log_limits: log_limits()?,
     })
 }

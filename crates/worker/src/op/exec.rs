@@ -14,6 +14,7 @@ use super::Made;
 use super::log::{Clipped, LogLimits};
 use super::mounts;
 use super::secret::{self, Secret};
+use super::tracing::Tracing;
 use crate::events::Events;
 use crate::failure::{Class, Failure, blocking, chain};
 use crate::quote::quote;
@@ -42,6 +43,8 @@ pub(crate) struct Step<'a> {
     pub(crate) browsed: bool,
     /// The build that it belongs to.
     pub(crate) job: &'a str,
+    /// The span that it belongs to, or nothing.
+    pub(crate) trace_parent: &'a str,
 }
 
 /// A step that failed.
@@ -84,8 +87,12 @@ pub(crate) async fn run(
         readonly_root: mounts.readonly_root,
         ssh_socket: mounts.ssh_socket.as_deref(),
     };
+    let tracing = Tracing::of(shared, &step)?;
     let spec = async {
-        let spec = spec(op, &surroundings, step.resources, sessions).await?;
+        let mut spec = spec(op, &surroundings, step.resources, sessions).await?;
+        if let Some(tracing) = &tracing {
+            tracing.tell(&mut spec);
+        }
         with_devices(shared, op, spec).await
     };
     let spec = spec.await.map_err(|failure| match failure.class {
@@ -95,11 +102,13 @@ pub(crate) async fn run(
     })?;
     drop(root_dir);
 
+    let mut others = mounts.take();
+    others.extend(tracing.map(|tracing| tracing.mount));
     let request = ContainerRequest {
         id: step.id.clone(),
         spec,
         rootfs: root,
-        mounts: mounts.take(),
+        mounts: others,
         stdio: Stdio::Pipes { stdin: false },
         network,
         stubs: if op.meta.remove_mount_stubs_recursive {

@@ -8,6 +8,7 @@ pub(crate) mod mounts;
 mod owner;
 mod secret;
 pub(crate) mod ssh;
+mod tracing;
 mod untouched;
 
 pub use log::LogLimits;
@@ -70,6 +71,7 @@ pub(crate) async fn run(
                 ignore_cache: start.ignore_cache,
                 browsed: false,
                 job: &start.job,
+                trace_parent: &start.trace_parent,
             };
             let refs = shared.refs.clone();
             let made = match exec::run(shared, step, &sessions, &events).await {
