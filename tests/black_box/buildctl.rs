@@ -11,7 +11,7 @@ use prost::Message as _;
 use serde_json::Value;
 use testing::http::{Answer, Server};
 
-use crate::fixture::{Fixture, Ran, run};
+use crate::fixture::{Fixture, Ran, eventually, run};
 use crate::graph::{self, Graph};
 use crate::program::called;
 use crate::shared::guarded_by;
@@ -265,4 +265,52 @@ fn tls_for_token_servers_is_checked_before_the_build() {
     let reason =
         "--registry-auth-tlscontext requires ca=<ca> or cert=<cert>,key=<key> or insecure=true";
     assert!(refused.err().contains(reason), "{}", refused.stderr);
+}
+
+#[test]
+fn the_database_of_a_daemon_that_does_not_run_is_shown() {
+    let mut fixture = Fixture::with("FROM busybox\nRUN true\n");
+    run(&mut buildctl(&fixture, &BUILD)).ok();
+    let root = fixture.daemon.root();
+    let dump = ["debug", "dump-metadata", "--root", root.to_str().unwrap()];
+    let in_use = run(&mut buildctl(&fixture, &dump));
+    assert!(in_use.err().contains("is in use"), "{}", in_use.stderr);
+    fixture.daemon.stop().unwrap();
+    let dumped = run(&mut buildctl(&fixture, &dump));
+    let text = dumped.ok();
+    assert!(text.starts_with("===== "), "{text}");
+    for table in ["refs-meta", "layers", "refs", "ids", "usage", "history"] {
+        assert!(
+            text.contains(&format!("bucket \"{table}\":\n  ")),
+            "{table}: {text}"
+        );
+    }
+    assert!(text.contains("docker.io/library/busybox"), "{text}");
+}
+
+#[test]
+fn what_is_held_for_the_history_is_as_old_as_the_oldest_of_it() {
+    let fixture = Fixture::with("FROM busybox\nRUN yes | head -c 2000000\n");
+    let before = std::time::SystemTime::now();
+    run(&mut buildctl(&fixture, &BUILD)).ok();
+    let held = || -> Value {
+        let usage = run(&mut buildctl(&fixture, &["du", "--format", "json"]));
+        let records: Value = serde_json::from_str(usage.ok()).unwrap();
+        let records = records.as_array().unwrap();
+        let held = records.iter().find(|record| record["id"] == "held-blobs");
+        held.cloned().unwrap_or_default()
+    };
+    // The record of a build is written a moment after its answer.
+    eventually("the log is kept", || !held().is_null());
+    let made = held()["createdAt"].as_str().unwrap().to_owned();
+    let hour = |time: std::time::SystemTime| {
+        let since = time.duration_since(std::time::UNIX_EPOCH).unwrap();
+        since.as_secs() / 3600
+    };
+    let date = run(Command::new("date").args(["+%s", "-d", &made]));
+    let made: u64 = date.ok().trim().parse().unwrap();
+    assert!(
+        (hour(before)..=hour(before) + 1).contains(&(made / 3600)),
+        "{made}"
+    );
 }

@@ -8,6 +8,7 @@ use proto::collector::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use proto::control::control_client::ControlClient;
 use proto::control::{BuildHistoryRecord, BuildHistoryRequest, SolveRequest};
 use proto::control::{StatusRequest, UpdateBuildHistoryRequest};
+use proto::pb;
 use proto::trace::{ResourceSpans, ScopeSpans, Span};
 use serde_json::Value;
 use testing::daemon::Daemon;
@@ -17,7 +18,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Channel, Server};
 use tonic::{Request, Response, Status};
 
-use crate::fixture::LIMIT;
+use crate::fixture::{Fixture, LIMIT};
 use crate::graph::{self, Graph};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -27,12 +28,17 @@ const CLIENT: &str = "00f067aa0ba902b7";
 async fn build(channel: &Channel, name: &str, flags: &str) {
     let mut steps = Graph::default();
     let made = steps.add(graph::file("/a", "a"), &[]);
+    let parent = format!("00-{TRACE}-{CLIENT}-{flags}");
+    solve(channel, name, steps.definition((made, 0)), &parent).await;
+}
+
+/// Builds, as the span `parent` calls for it.
+async fn solve(channel: &Channel, name: &str, definition: pb::Definition, parent: &str) {
     let mut request = Request::new(SolveRequest {
         r#ref: name.to_owned(),
-        definition: Some(steps.definition((made, 0))),
+        definition: Some(definition),
         ..SolveRequest::default()
     });
-    let parent = format!("00-{TRACE}-{CLIENT}-{flags}");
     let metadata = request.metadata_mut();
     metadata.insert("traceparent", parent.parse().unwrap());
     let mut control = ControlClient::new(channel.clone());
@@ -189,4 +195,47 @@ async fn spans_are_sent_on_where_the_environment_says_so() {
         let is_ours = span.trace_id == bytes(TRACE);
         wanted.retain(|(name, of_trace)| *name != span.name || *of_trace != is_ours);
     }
+}
+
+#[tokio::test]
+async fn steps_of_a_traced_build_may_send_spans_of_their_own() {
+    let fixture = Fixture::new();
+    let client = fixture.daemon.client().await.unwrap();
+    let channel = client.channel();
+    let step = |command: &str, environment: &[&str]| {
+        let mut steps = Graph::default();
+        let base = steps.add(graph::image("docker.io/library/busybox:latest"), &[]);
+        let pb::op::Op::Exec(mut exec) = graph::shell(command) else {
+            panic!("a step is no process");
+        };
+        let meta = exec.meta.as_mut().unwrap();
+        meta.env
+            .extend(environment.iter().map(|entry| (*entry).to_owned()));
+        let ran = steps.add(pb::op::Op::Exec(exec), &[(base, 0)]);
+        steps.definition((ran, 0))
+    };
+    let told = format!(
+        "test \"$OTEL_TRACES_EXPORTER\" = otlp && test \"$OTEL_EXPORTER_OTLP_TRACES_PROTOCOL\" = grpc && \
+         test \"$OTEL_EXPORTER_OTLP_TRACES_ENDPOINT\" = unix:///dev/otel-grpc.sock && \
+         test -S /dev/otel-grpc.sock && echo $TRACEPARENT | grep -q '^00-{TRACE}-.*-01$'"
+    );
+    let parent = format!("00-{TRACE}-{CLIENT}-01");
+    solve(&channel, "traced", step(&told, &[]), &parent).await;
+    // What the build says stays.
+    let own = "test \"$OTEL_TRACES_EXPORTER\" = none && test -n \"$TRACEPARENT\"";
+    let own = step(own, &["OTEL_TRACES_EXPORTER=none"]);
+    solve(&channel, "own", own, &parent).await;
+    let nothing = "test -z \"$OTEL_TRACES_EXPORTER$TRACEPARENT\" && ! test -e /dev/otel-grpc.sock";
+    let not_kept = format!("00-{TRACE}-{CLIENT}-00");
+    solve(&channel, "untraced", step(nothing, &[]), &not_kept).await;
+
+    // What comes in there is kept with the build.
+    let socket = fixture.daemon.root().join("otel-grpc.sock");
+    let address = format!("unix://{}", socket.display());
+    let inside = client::Client::connect(&address).await.unwrap();
+    let mut collector = TraceServiceClient::new(inside.channel());
+    collector.export(span_of_client()).await.unwrap();
+    let trace = record(&channel, "traced").await.trace.unwrap();
+    let document = client.read_blob(&trace.digest).await.unwrap();
+    assert!(String::from_utf8_lossy(&document).contains("the client"));
 }
