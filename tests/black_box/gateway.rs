@@ -119,7 +119,7 @@ async fn a_client_solves_reads_and_returns() {
     let made = build.solve(graph.definition((file, 0))).await.unwrap();
     assert_eq!(build.read(&made, "/a").await.unwrap(), "content");
     let missing = build.read(&made, "/b").await.unwrap_err();
-    assert_eq!(missing.code(), Code::NotFound);
+    assert_eq!(missing.code(), Code::Unknown);
     assert!(build.read("nothing", "/a").await.is_err());
 
     let (mut bridge, request) = build.call(wire::ReadDirRequest {

@@ -318,13 +318,8 @@ impl Shared {
                         step.done();
                         Ok(image)
                     }
-                    Err(mut error) => {
+                    Err(error) => {
                         step.failed(&error.message);
-                        error.message = format!(
-                            "failed to resolve source metadata for {}: {}",
-                            full_name(&query.reference),
-                            error.message
-                        );
                         Err(step_error(error))
                     }
                 }
@@ -497,7 +492,12 @@ impl Bridge for BuildBridge {
             mode: mode(request.mode),
             layout: request.layout.map(|layout| self.shared.own_session(layout)),
         };
-        let image = self.shared.resolve(query, &request.log_name).await?;
+        // Other sources fail without these words, as in BuildKit, where clients add them.
+        let what = full_name(&query.reference);
+        let image = self.shared.resolve(query, &request.log_name).await;
+        let image = image.map_err(|error| {
+            error.within(&format!("failed to resolve source metadata for {what}"))
+        })?;
         Ok(ResolvedImage {
             digest: image.digest,
             config: image.config,

@@ -75,10 +75,11 @@ fn solve(remains: &Remains) -> Solve {
     }
 }
 
-/// BuildKit's errors are of no class, except where its clients act on the code.
+/// BuildKit's errors are of no class, except where its clients act on the code. They would show any
+/// other in front of the message.
 fn code(error: &FrontendError) -> Code {
     match error {
-        FrontendError::NotFound(_) => Code::NotFound,
+        FrontendError::NotFound(_) => Code::Unknown,
         FrontendError::UnsupportedCapability(_) | FrontendError::UnsupportedSubrequest(_) => {
             Code::Unimplemented
         }
