@@ -158,12 +158,19 @@ fn a_large_copy_is_brought_up_to_date_as_if_it_were_made_again() {
     let text = fixture.files(&[]).text("src/d3/e/f3");
     assert_eq!(text, "changed");
     fixture.write("d5/e/f5", "changed as well");
+    // Only the time of its directory changes.
+    fixture.write(".dockerignore", "**/ignored\n");
+    fixture.write("d6/e/ignored", "");
     let updated = fixture.files(&[]);
     assert_eq!(changes_of_layers(&fixture), 2);
     assert_eq!(updated.text("src/d5/e/f5"), "changed as well");
     assert_eq!(updated.text("src/d4/new/file"), "new");
-    assert_eq!(updated.names("src").len(), 21, "and the Dockerfile");
-    assert_eq!(updated.text("sums").lines().count(), 302);
+    assert_eq!(
+        updated.names("src").len(),
+        22,
+        "and the Dockerfile and .dockerignore"
+    );
+    assert_eq!(updated.text("sums").lines().count(), 303);
 
     // The same layers as when all is copied, also for a daemon that has found them on the disk.
     fixture.daemon.stop().unwrap();

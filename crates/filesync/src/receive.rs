@@ -87,6 +87,8 @@ pub struct Received {
     pub entries: u64,
     /// The entries that were made, rewritten or changed, in order.
     pub changed: Vec<PathBuf>,
+    /// The directories of which the sender has another time, and nothing else.
+    pub retimed: Vec<PathBuf>,
     /// What was removed, without what was below it.
     pub removed: Vec<PathBuf>,
 }

@@ -122,10 +122,11 @@ impl Copies {
     /// Takes note that a transfer made the files of `from` those of `to`.
     pub(crate) fn transferred(&self, from: LayerId, to: LayerId, received: &Received) {
         // What was removed from the directory would have to go from copies too.
-        if !received.removed.is_empty() || received.changed.len() > MOST_CHANGES {
+        let changed = received.changed.iter().chain(&received.retimed);
+        let changed: Vec<PathBuf> = changed.take(MOST_CHANGES + 1).cloned().collect();
+        if !received.removed.is_empty() || changed.len() > MOST_CHANGES {
             return;
         }
-        let changed = received.changed.clone();
         let mut state = self.lock();
         state.transfers.push_back(Transfer { from, to, changed });
         if state.transfers.len() > KEPT {

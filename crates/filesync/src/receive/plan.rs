@@ -318,6 +318,9 @@ impl Planner {
             self.received.changed.push(path.clone());
         }
         let touched = stays.is_none_or(|existing| existing.metadata.mtime_ns != stat.mtime_ns);
+        if same && touched {
+            self.received.retimed.push(path.clone());
+        }
         self.parents.push(Parent {
             path: path.clone(),
             setgid: stat.permissions() & SETGID != 0,
