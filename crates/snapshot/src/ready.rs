@@ -3,7 +3,8 @@
 //! Making two directories is most of what starting a layer takes, above all where much was removed
 //! lately: ext4 without a journal passes over the inodes that went in the last minute, one by one.
 //! So a few are made beside the builds, and a layer starts with a rename. For the same reason they are
-//! made far from one another: the files in a layer come near its directories.
+//! made away from what is there, since the files in a layer come near its directories. To find such a
+//! place the filesystem looks at all there are, so it is asked for a batch of layers at a time.
 
 use std::fs;
 use std::io;
@@ -14,11 +15,14 @@ use std::thread;
 
 use rustix::fs::IFlags;
 
-/// How many are made at most.
+/// So many are ready at most.
 const MOST: usize = 32;
 
 /// With fewer than this, more are made.
 const FEW: usize = 24;
+
+/// How many are made at one place of the disk, in a directory of their own.
+const BATCH: usize = 8;
 
 /// A directory with empty layers in it. They stay there for the next process.
 #[derive(Debug)]
@@ -34,7 +38,9 @@ struct Shared {
 
 #[derive(Debug)]
 struct State {
+    /// Those that can be taken, by the directory of their batch.
     stock: Vec<PathBuf>,
+    /// The number of the next batch.
     next: u64,
     /// A thread makes more.
     filling: bool,
@@ -65,14 +71,22 @@ impl Ready {
             filling: false,
         };
         for entry in fs::read_dir(&dir)? {
-            let path = entry?.path();
-            let name = path.file_name().and_then(|name| name.to_str());
-            let number = name.and_then(|name| name.parse::<u64>().ok());
-            state.next = state.next.max(number.map_or(0, |number| number + 1));
-            // One that a killed process had half made is left where it is, and its number with it.
-            if number.is_some() && path.join("fs").is_dir() {
-                state.stock.push(path);
+            let batch = entry?.path();
+            let name = batch.file_name().and_then(|name| name.to_str());
+            let Some(number) = name.and_then(|name| name.parse::<u64>().ok()) else {
+                continue;
+            };
+            state.next = state.next.max(number + 1);
+            for entry in fs::read_dir(&batch)? {
+                let layer = entry?.path();
+                if layer.join("fs").is_dir() {
+                    state.stock.push(layer);
+                } else {
+                    // A killed process had half made it. One that is not empty is left where it is.
+                    let _ = fs::remove_dir(&layer);
+                }
             }
+            let _ = fs::remove_dir(&batch);
         }
         let state = Mutex::new(state);
         Ok(Ready {
@@ -96,7 +110,11 @@ impl Ready {
             found
         };
         match found {
-            Some(path) if fs::rename(&path, place).is_ok() => Ok(()),
+            Some(path) if fs::rename(&path, place).is_ok() => {
+                // It goes with the last of its layers.
+                let _ = path.parent().map(fs::remove_dir);
+                Ok(())
+            }
             Some(_) | None => make(place),
         }
     }
@@ -109,27 +127,38 @@ impl Shared {
 
     fn fill(&self) {
         loop {
-            let path = {
+            let batch = {
                 let mut state = self.lock();
-                if state.stock.len() >= MOST {
+                if state.stock.len() + BATCH > MOST {
                     state.filling = false;
                     return;
                 }
                 state.next += 1;
                 self.dir.join((state.next - 1).to_string())
             };
-            let made = make(&path);
+            let mut layers = Vec::with_capacity(BATCH);
+            let made = make_batch(&batch, &mut layers);
             let mut state = self.lock();
-            match made {
-                Ok(()) => state.stock.push(path),
+            // All at once: a batch that is found empty is removed.
+            state.stock.append(&mut layers);
+            if made.is_err() {
                 // Whoever needs one is told why there is none.
-                Err(_) => {
-                    state.filling = false;
-                    return;
-                }
+                state.filling = false;
+                return;
             }
         }
     }
+}
+
+/// Makes the directory `batch` with empty layers in it, and adds each that is there to `layers`.
+fn make_batch(batch: &Path, layers: &mut Vec<PathBuf>) -> io::Result<()> {
+    fs::DirBuilder::new().mode(0o700).create(batch)?;
+    for number in 0..BATCH {
+        let layer = batch.join(number.to_string());
+        make(&layer)?;
+        layers.push(layer);
+    }
+    Ok(())
 }
 
 /// Makes an empty layer at `path`.
@@ -146,10 +175,19 @@ mod tests {
 
     fn filled(ready: &Ready) {
         let start = Instant::now();
-        while ready.shared.lock().stock.len() < MOST {
+        while ready.shared.lock().filling {
             assert!(start.elapsed() < Duration::from_secs(20), "{ready:?}");
             thread::yield_now();
         }
+        let stock = ready.shared.lock().stock.len();
+        assert!((FEW..=MOST).contains(&stock), "{stock}");
+    }
+
+    /// The batches in `home`, and the layers in them.
+    fn counted(home: &Path) -> (usize, usize) {
+        let batches = fs::read_dir(home).unwrap().map(|entry| entry.unwrap());
+        let layers = batches.map(|batch| fs::read_dir(batch.path()).unwrap().count());
+        layers.fold((0, 0), |(batches, all), layers| (batches + 1, all + layers))
     }
 
     #[test]
@@ -170,6 +208,10 @@ mod tests {
             }
         });
         filled(&ready);
+        let (batches, layers) = counted(&dir.path().join("ready"));
+        let stock = ready.shared.lock().stock.len();
+        assert_eq!(layers, stock);
+        assert!(batches <= stock.div_ceil(BATCH) + 1, "{batches} {stock}");
     }
 
     #[test]
@@ -179,16 +221,22 @@ mod tests {
         let ready = Ready::open(home.clone()).unwrap();
         ready.take(&dir.path().join("a")).unwrap();
         filled(&ready);
+        let stock = ready.shared.lock().stock.len();
         drop(ready);
-        fs::create_dir(home.join("1000")).unwrap();
+        for half_made in ["1000", "1001/0", "1002/fs"] {
+            fs::create_dir_all(home.join(half_made)).unwrap();
+        }
+        fs::create_dir_all(home.join("1003/0/somebody's")).unwrap();
 
-        let ready = Ready::open(home).unwrap();
-        assert_eq!(ready.shared.lock().stock.len(), MOST);
+        let ready = Ready::open(home.clone()).unwrap();
+        assert_eq!(ready.shared.lock().stock.len(), stock);
+        assert_eq!(counted(&home), (stock.div_ceil(BATCH) + 1, stock + 1));
         for n in 0..2 * MOST {
             let place = dir.path().join(format!("b{n}"));
             ready.take(&place).unwrap();
             assert!(place.join("fs").is_dir());
         }
+        assert!(home.join("1003/0/somebody's").is_dir());
     }
 
     #[test]
