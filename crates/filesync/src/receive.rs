@@ -89,7 +89,8 @@ pub struct Received {
     pub changed: Vec<PathBuf>,
     /// The directories of which the sender has another time, and nothing else.
     pub retimed: Vec<PathBuf>,
-    /// What was removed, without what was below it.
+    /// What was removed, without what was below it. Also a directory that something else took the
+    /// place of, which is among what has `changed`.
     pub removed: Vec<PathBuf>,
 }
 

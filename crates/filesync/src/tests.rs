@@ -193,8 +193,15 @@ async fn an_entry_may_become_another_kind() {
     write(&from, "a.x", "file");
     fs::remove_file(at("fifo")).unwrap();
     fs::hard_link(at("a.x"), at("fifo")).unwrap();
-    sync(&from, &to).await;
+    let received = sync(&from, &to).await;
     assert_eq!(picture(&to), picture(&from));
+    // What was in them is named nowhere else.
+    assert_eq!(received.removed, [Path::new("a"), Path::new("a.x")]);
+    fs::remove_dir_all(at("z")).unwrap();
+    fs::hard_link(at("a.x"), at("z")).unwrap();
+    let received = sync(&from, &to).await;
+    assert_eq!(picture(&to), picture(&from));
+    assert_eq!(received.removed, [Path::new("z")]);
 }
 
 #[tokio::test]

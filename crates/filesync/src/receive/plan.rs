@@ -262,6 +262,17 @@ impl Planner {
         Ok(())
     }
 
+    /// Removes what is at `path` for something that is no directory, if it is one; answers that.
+    /// Whoever has a copy of it must be told: what was below it is named nowhere else.
+    fn replace_dir(&mut self, path: &Path, existing: Option<&Entry>) -> Result<bool, ReceiveError> {
+        let is_dir = existing.is_some_and(|existing| existing.metadata.kind == FileKind::Dir);
+        if is_dir {
+            self.clear(path)?;
+            self.received.removed.push(path.to_owned());
+        }
+        Ok(is_dir)
+    }
+
     /// Removes what is at `path` and forgets what was seen below it.
     fn clear(&mut self, path: &Path) -> Result<(), ReceiveError> {
         self.root
@@ -341,11 +352,7 @@ impl Planner {
         stat: Stat,
         existing: Option<Entry>,
     ) -> Result<(), ReceiveError> {
-        let mut replace = existing.is_some();
-        if existing.is_some_and(|existing| existing.metadata.kind == FileKind::Dir) {
-            self.clear(&path)?;
-            replace = false;
-        }
+        let replace = existing.is_some() && !self.replace_dir(&path, existing.as_ref())?;
         self.touch();
         self.received.changed.push(path);
         let chown = self.needs_chown(&stat);
@@ -368,9 +375,7 @@ impl Planner {
         if check(&target).is_err() || target >= path {
             return Err(refused(&path, "it is a link to what was not listed before"));
         }
-        if existing.is_some_and(|existing| existing.metadata.kind == FileKind::Dir) {
-            self.clear(&path)?;
-        }
+        self.replace_dir(&path, existing.as_ref())?;
         let dir = self.parents.last().and_then(|parent| parent.dir);
         self.links.push(Link { path, target, dir });
         Ok(())
@@ -395,7 +400,7 @@ impl Planner {
                 None => Ok(()),
             };
         }
-        if existing.is_some() {
+        if existing.is_some() && !self.replace_dir(&path, existing.as_ref())? {
             self.clear(&path)?;
         }
         self.touch();
