@@ -69,6 +69,10 @@ pub fn copy_changed(
         dirs: Vec::new(),
     };
     let (target, made) = prepare_target(named, &metadata, made, dst_path)?;
+    // A link on the way may be one that the copy put there, and another led elsewhere before.
+    if target != relative(Path::new(dst_path)) {
+        return Ok(None);
+    }
     let mut below = Changed::new();
     for path in changed {
         let Ok(path) = path.strip_prefix(&source) else {
