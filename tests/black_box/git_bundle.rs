@@ -180,12 +180,22 @@ fn a_bundle_stands_in_for_its_repository() {
     }
 
     // What is no bundle, and what is not there.
-    let junk = bundles.scratch().join("junk");
-    fs::write(&junk, "junk").unwrap();
-    let junk = layout(&bundles.scratch().join("layout"), &junk);
+    let offer = |content: &str| {
+        let file = bundles.scratch().join("junk");
+        fs::write(&file, content).unwrap();
+        layout(&bundles.scratch().join("layout"), &file)
+    };
+    // Git itself would read the repository there.
+    let elsewhere = bundles.scratch().join("repo/.git");
+    let elsewhere = offer(&format!("gitdir: {}\n", elsewhere.display()));
     let other = Digest::of("nothing");
     for (digest, reason) in [
-        (junk, "failed to import git bundle"),
+        (offer("junk"), "it is not a bundle"),
+        (elsewhere, "it is not a bundle"),
+        (
+            offer("# v2 git bundle\njunk"),
+            "failed to import git bundle",
+        ),
         (other, "failed to fetch git bundle my/store@"),
     ] {
         let locator = format!("oci-layout+blob://my/store@{digest}");

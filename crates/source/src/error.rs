@@ -266,6 +266,12 @@ pub enum GitError {
         /// Why.
         source: GitFailed,
     },
+    /// What was fetched does not begin as a bundle.
+    #[error("failed to import git bundle {name}: it is not a bundle")]
+    BundleForm {
+        /// Which.
+        name: String,
+    },
     /// A bundle has nothing in it.
     #[error("failed to import git bundle {name}: it has no refs")]
     BundleEmpty {
@@ -364,6 +370,7 @@ impl GitError {
             | GitError::Refused(_)
             | GitError::BundleFetch { .. }
             | GitError::Bundle { .. }
+            | GitError::BundleForm { .. }
             | GitError::BundleEmpty { .. }
             | GitError::NotInBundle { .. }
             | GitError::NoRef { .. }

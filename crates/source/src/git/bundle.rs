@@ -5,6 +5,7 @@
 //! is in it reaches the kept repository only as far as a commit is wanted. One that is wanted in the
 //! place of files ([`create`]) holds the whole history of its commit.
 
+use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -22,6 +23,8 @@ use crate::provider::Sources;
 const FILE: &str = "bundle";
 /// Its permissions, as BuildKit gives them.
 const FILE_MODE: u32 = 0o666;
+/// How bundles begin.
+const SIGNATURES: [&[u8]; 2] = [b"# v2 git bundle\n", b"# v3 git bundle\n"];
 /// The branch of a bundle whose commit was asked for without one.
 const NO_BRANCH: &str = "refs/heads/main";
 
@@ -75,6 +78,11 @@ impl GitBundle {
             name: self.name().to_owned(),
             source,
         })?;
+        if !is_bundle(&file).map_err(GitError::Store)? {
+            return Err(GitError::BundleForm {
+                name: self.name().to_owned(),
+            });
+        }
         let broken = |source| GitError::Bundle {
             name: self.name().to_owned(),
             source,
@@ -104,6 +112,17 @@ impl GitBundle {
             _directory: directory,
             url,
         })
+    }
+}
+
+/// Whether the file at `path` begins as a bundle. For git it could also be a file that names the place
+/// of a repository on this machine, which would be read then.
+fn is_bundle(path: &Path) -> io::Result<bool> {
+    let mut start = [0; SIGNATURES[0].len()];
+    match std::fs::File::open(path)?.read_exact(&mut start) {
+        Ok(()) => Ok(SIGNATURES.contains(&&start[..])),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
