@@ -186,3 +186,54 @@ fn a_large_copy_is_brought_up_to_date_as_if_it_were_made_again() {
     let files = fixture.files(&[]);
     assert!(!files.has("src/d5/e/f5") && files.has("src/d5/e/f25"));
 }
+
+/// A context with enough files for a copy of it to be brought up to date.
+fn large(dockerfile: &str) -> Fixture {
+    let fixture = Fixture::with(dockerfile);
+    for n in 0..300 {
+        fixture.write(&format!("f{n}"), format!("content {n}"));
+    }
+    fixture
+}
+
+#[test]
+fn what_was_no_directory_for_a_while_is_copied_without_what_was_in_it_before() {
+    let copy_to = |place: &str| format!("FROM busybox\nCOPY . {place}\n");
+    let fixture = large(&copy_to("/one"));
+    let (dir, link) = (fixture.context().join("d"), fixture.context().join("l"));
+    let refill = |name: &str| {
+        fixture.write(&format!("d/{name}"), name);
+        fixture.write(&format!("l/{name}"), name);
+    };
+    refill("old");
+    assert!(fixture.files(&[]).has("one/d/old"));
+
+    // Only another step sees what they are meanwhile.
+    fixture.write("Dockerfile", copy_to("/two"));
+    std::fs::remove_dir_all(&dir).unwrap();
+    std::fs::remove_dir_all(&link).unwrap();
+    fixture.write("d", "a file");
+    std::os::unix::fs::symlink("f1", &link).unwrap();
+    assert_eq!(fixture.files(&[]).text("two/d"), "a file");
+
+    fixture.write("Dockerfile", copy_to("/one"));
+    std::fs::remove_file(&dir).unwrap();
+    std::fs::remove_file(&link).unwrap();
+    refill("new");
+    let files = fixture.files(&[]);
+    for name in ["d", "l"] {
+        assert!(files.has(&format!("one/{name}/new")));
+        assert!(!files.has(&format!("one/{name}/old")), "{name}");
+    }
+}
+
+#[test]
+fn a_copy_that_turns_a_link_to_its_destination_stays_where_it_was() {
+    let fixture = large("FROM busybox\nRUN ln -s / /s\nCOPY . /s\n");
+    std::os::unix::fs::symlink("/etc", fixture.context().join("s")).unwrap();
+    assert_eq!(fixture.files(&[]).text("f1"), "content 1");
+    fixture.write("f1", "changed");
+    let files = fixture.files(&[]);
+    assert_eq!(files.text("f1"), "changed");
+    assert!(!files.has("etc/f1"));
+}
