@@ -293,3 +293,28 @@ fn what_is_in_the_way_is_told_in_the_words_of_buildkit() {
         assert!(ran.stderr.contains(&marked), "{}", ran.stderr);
     }
 }
+
+#[test]
+fn a_linked_copy_can_be_on_top_of_its_own_state_from_before() {
+    let copy = |base: &str| format!("FROM {base}\nCOPY --link . /app\n");
+    let image = "example.org/before:1";
+    let fixture = Fixture::with(&copy("busybox"));
+    // Enough for a copy to be brought up to date rather than made again.
+    for n in 0..300 {
+        fixture.write(&format!("f{n}"), format!("content {n}"));
+    }
+    let store = ["--output", &format!("type=image,name={image}")];
+    fixture.build(&store).ran.ok();
+    for changed in ["f1", "f2"] {
+        // First on the layer that all was copied to, then on a change of it.
+        fixture.write(changed, "changed");
+        let dockerfile = copy(image) + "RUN cat /app/f1 /app/f2 /app/f3 > /seen\n";
+        fixture.write("Dockerfile", dockerfile);
+        let seen = fixture.files(&[]).text("seen");
+        let is_first = changed == "f1";
+        let second = if is_first { "content 2" } else { "changed" };
+        assert_eq!(seen, format!("changed{second}content 3"));
+        fixture.write("Dockerfile", copy("busybox"));
+        fixture.build(&store).ran.ok();
+    }
+}

@@ -201,8 +201,8 @@ impl Active {
         if self.lower.len() + 1 < DEEPEST {
             return;
         }
-        let mut layers = self.inner.parts.all(&self.lower);
-        layers.extend(self.inner.parts.all(&[self.layer]));
+        let layers = [&self.lower[..], &[self.layer]].concat();
+        let layers = self.inner.parts.all(&layers);
         if layers.len().is_multiple_of(GROUP) {
             let group = &layers[layers.len() - GROUP..];
             self.inner.groups.request(group);
@@ -217,7 +217,7 @@ impl Active {
         let below = if self.lower.is_empty() {
             self.inner.empty()
         } else {
-            let merged = self.inner.groups.path(&self.lower);
+            let merged = self.inner.groups.path(&self.inner.parts.all(&self.lower));
             merged.map_err(|source| CommitError::Below { layer, source })?
         };
         native::settle(&self.inner, layer, &below)

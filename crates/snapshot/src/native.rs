@@ -59,7 +59,7 @@ pub(crate) fn full(
         return Ok(full);
     }
     let mut sources = Vec::with_capacity(lower.len() + 1);
-    for layer in lower.iter().chain([&layer]) {
+    for layer in inner.parts.all(lower).iter().chain([&layer]) {
         sources.push(tree::open_root(&layer_fs(&inner.root, *layer))?);
     }
     let linked = dir.join("linked");

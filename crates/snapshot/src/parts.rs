@@ -7,7 +7,7 @@
 //!
 //! Neither of the two has deletions in it, so that both together are no more than their files.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -47,12 +47,15 @@ impl Parts {
         let parts = Parts::default();
         let mut broken = Vec::new();
         for layer in layers.iter() {
-            let text = match fs::read_to_string(file(root, *layer)) {
+            let text = match fs::read(file(root, *layer)) {
                 Ok(text) => text,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
-            match text.parse().ok().map(LayerId) {
+            let number = std::str::from_utf8(&text)
+                .ok()
+                .and_then(|text| text.parse().ok());
+            match number.map(LayerId) {
                 Some(over) if layers.contains(&over) => parts.add(*layer, over),
                 Some(_) | None => broken.push(*layer),
             }
@@ -83,14 +86,20 @@ impl Parts {
         self.state().over.get(&layer).copied()
     }
 
-    /// The layers whose directories make up `layers`, lowest first.
+    /// The layers whose directories make up `layers`, lowest first, each once.
     pub(crate) fn all(&self, layers: &[LayerId]) -> Vec<LayerId> {
         let state = self.state();
         if state.over.is_empty() {
             return layers.to_vec();
         }
-        let parts = |layer: &LayerId| [state.over.get(layer).copied(), Some(*layer)];
-        layers.iter().flat_map(parts).flatten().collect()
+        let parts = |layer: &LayerId| [Some(*layer), state.over.get(layer).copied()];
+        // A stack may have a layer and a change of it further up, or two changes of one. The kernel
+        // takes no directory twice; nothing of one shows that comes again above.
+        let mut seen = HashSet::new();
+        let from_top = layers.iter().rev().flat_map(parts).flatten();
+        let mut all: Vec<_> = from_top.filter(|layer| seen.insert(*layer)).collect();
+        all.reverse();
+        all
     }
 
     /// Whether the directory of a layer that is removed has to stay for now.

@@ -234,7 +234,8 @@ impl Snapshots {
                 sys::mount::overlay(&lower, None).map_err(stack)
             }
             Mode::Native => {
-                let merged = self.inner.groups.path(layers)?;
+                // A store that overlayfs was used for may have changes of layers.
+                let merged = self.inner.groups.path(&self.inner.parts.all(layers))?;
                 sys::mount::bind_clone_path(&merged, bind).map_err(stack)
             }
         }
@@ -262,6 +263,9 @@ impl Snapshots {
         let own = layer_fs(&self.inner.root, layer);
         let opened = match self.inner.parts.over(layer) {
             None => RootDir::open(&own),
+            Some(over) if self.inner.kind == Mode::Native => {
+                RootDir::open(&self.inner.groups.path(&[over, layer])?)
+            }
             Some(over) => {
                 let both = [layer_fs(&self.inner.root, over), own];
                 sys::mount::overlay(&both, None).map(|mount| RootDir::from_fd(mount.into_fd()))

@@ -466,10 +466,92 @@ fn changes_of_layers_are_known_after_a_restart() {
     snapshots.remove(first).unwrap();
     assert!(snapshots.view(&[change]).is_ok());
     fs::remove_dir_all(root.join(lost.to_string())).unwrap();
+    let garbled = make(first);
+    fs::write(root.join(garbled.to_string()).join("over"), b"\xff\0").unwrap();
     let snapshots = snapshot::Snapshots::open(&root, Kind::Overlay).unwrap();
     assert!(!snapshots.contains(orphan), "half a layer is none");
+    assert!(
+        !snapshots.contains(garbled),
+        "nobody knows what it belongs to"
+    );
     assert!(snapshots.contains(change) && snapshots.contains(first));
     snapshots.remove(change).unwrap();
     snapshots.remove(first).unwrap();
     assert!(!snapshots.contains(first));
+}
+
+/// A layer, and two changes of it.
+fn changes(fixture: &Fixture) -> [LayerId; 3] {
+    let first = fixture.layer(&[], |root| {
+        fs::create_dir(root.join("d")).unwrap();
+        fs::write(root.join("d/a"), "old").unwrap();
+        fs::write(root.join("d/b"), "old").unwrap();
+    });
+    let make = |name: &str| {
+        let active = fixture.store.prepare_over(&[], first).unwrap().unwrap();
+        let mount = active.mount().unwrap();
+        fs::write(inside(&mount).join(name), "new").unwrap();
+        drop(mount);
+        active.commit().unwrap()
+    };
+    [first, make("d/a"), make("d/c")]
+}
+
+#[test]
+fn one_stack_may_have_a_layer_and_changes_of_it() {
+    let fixture = Fixture::new(Kind::Overlay);
+    let [first, second, third] = changes(&fixture);
+    let between = fixture.layer(&[first], |root| {
+        fs::remove_dir_all(root.join("d")).unwrap();
+        fs::create_dir(root.join("d")).unwrap();
+        fs::write(root.join("d/e"), "e").unwrap();
+    });
+    for (layers, expected) in [
+        (vec![first, second], "a=new b=old"),
+        (vec![second, first], "a=old b=old"),
+        (vec![second, third], "a=old b=old c=new"),
+        (vec![third, second], "a=new b=old c=new"),
+        (vec![first, between, second], "a=new b=old e=e"),
+        (vec![third, between, first], "a=old b=old e=e"),
+        (vec![first, third, between], "e=e"),
+    ] {
+        let view = fixture.store.view(&layers).unwrap();
+        let mut found: Vec<_> = fs::read_dir(inside(&view).join("d"))
+            .unwrap()
+            .map(|entry| {
+                let path = entry.unwrap().path();
+                let name = path.file_name().unwrap().to_str().unwrap();
+                format!("{name}={}", fs::read_to_string(&path).unwrap())
+            })
+            .collect();
+        found.sort();
+        assert_eq!(found.join(" "), expected, "{layers:?}");
+        // It can be built on, too.
+        let above = fixture.layer(&layers, |root| fs::write(root.join("x"), "").unwrap());
+        let all = [&layers[..], &[above]].concat();
+        assert!(fixture.show(&all).contains_key(Path::new("x")));
+    }
+}
+
+#[test]
+fn changes_of_layers_are_whole_where_overlayfs_is_not_used_any_more() {
+    let fixture = Fixture::new(Kind::Overlay);
+    let [_, second, third] = changes(&fixture);
+    let stacks = [vec![second], vec![third], vec![second, third]];
+    let shown = stacks.each_ref().map(|layers| fixture.show(layers));
+    let root = fixture.root.path().join("snapshots");
+    let store = snapshot::Snapshots::open(&root, Kind::Native).unwrap();
+    for (layers, expected) in stacks.iter().zip(shown) {
+        assert_eq!(read_tree(&inside(&store.view(layers).unwrap())), expected);
+        let active = store.prepare(layers).unwrap();
+        let mount = active.mount().unwrap();
+        assert_eq!(read_tree(&inside(&mount)), expected);
+        fs::write(inside(&mount).join("x"), "").unwrap();
+        drop(mount);
+        let above = active.commit().unwrap();
+        let alone = read_tree(&inside(&store.layer(above).unwrap().as_fd()));
+        assert_eq!(Vec::from_iter(alone.keys()), [Path::new("x")]);
+    }
+    let alone = store.layer(second).unwrap();
+    assert_eq!(read_tree(&inside(&alone.as_fd())), fixture.show(&[second]));
 }
