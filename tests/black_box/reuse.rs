@@ -237,3 +237,42 @@ fn a_copy_that_turns_a_link_to_its_destination_stays_where_it_was() {
     assert_eq!(files.text("f1"), "changed");
     assert!(!files.has("etc/f1"));
 }
+
+#[test]
+fn a_context_that_is_listed_in_parts_arrives_whole() {
+    let dockerfile = "FROM busybox AS all\nWORKDIR /src\nCOPY . .\n\
+                      RUN mkdir /out && find . -type f | wc -l > /out/count && \
+                      stat -c '%h %s' d0/f0 d7/f7 > /out/links && cat d*/f1 > /out/changed && \
+                      cat d*/new/* e > /out/new || true\n\
+                      FROM scratch\nCOPY --from=all /out /\n";
+    let fixture = Fixture::with(dockerfile);
+    // Each of another size, so that none may be one with another.
+    for n in 0..4_200 {
+        fixture.write(&format!("d{}/f{}", n / 525, n % 525), "x".repeat(n));
+    }
+    let at = |path: &str| fixture.context().join(path);
+    let first = fixture.files(&[]);
+    assert_eq!(first.text("count"), "4201");
+    assert_eq!(first.text("links"), "1 0\n1 3682");
+    assert_eq!(first.text("new"), "");
+
+    // Something in each part, and beside them.
+    for dir in 0..8 {
+        fixture.write(&format!("d{dir}/f1"), format!("changed in {dir}\n"));
+        fixture.write(&format!("d{dir}/new/file"), format!("new in {dir}\n"));
+        std::fs::remove_file(at(&format!("d{dir}/f2"))).unwrap();
+    }
+    fixture.write("e", "at the top");
+    let changed = fixture.files(&[]);
+    let in_each =
+        |text: &str| -> Vec<String> { (0..8).map(|dir| format!("{text} {dir}")).collect() };
+    assert_eq!(changed.text("count"), "4202");
+    assert_eq!(changed.text("changed"), in_each("changed in").join("\n"));
+    let new = in_each("new in").join("\n") + "\nat the top";
+    assert_eq!(changed.text("new"), new);
+
+    // Names of one file in two directories, which different calls had listed.
+    std::fs::remove_file(at("d7/f7")).unwrap();
+    std::fs::hard_link(at("d0/f0"), at("d7/f7")).unwrap();
+    assert_eq!(fixture.files(&[]).text("links"), "2 0\n2 0");
+}

@@ -6,18 +6,21 @@
 //!
 //! Start at [`send()`] and [`receive()`]; `docs/filesync.md` describes the protocol.
 
+mod merge;
 mod order;
 mod packets;
 mod receive;
 mod send;
 mod source;
+mod split;
 #[cfg(test)]
 mod tests;
 pub mod wire;
 
 pub use packets::{Codec, Packets};
 pub use receive::{
-    Differ, METADATA_FILE, Progress, ReceiveError, ReceiveOptions, Received, receive,
+    Differ, METADATA_FILE, Progress, ReceiveError, ReceiveOptions, Received, receive, receive_parts,
 };
 pub use send::{SendError, SendOptions, send};
 pub use source::{Source, Tree};
+pub use split::Split;

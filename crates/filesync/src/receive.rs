@@ -23,8 +23,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tonic::Status;
 
+use crate::merge::{Merge, is_misfit, route};
 use crate::order::OrderError;
 use crate::packets::Packets;
+use crate::split::Split;
 use crate::wire::{Kind, Packet, Stat};
 
 use plan::{Listed, Planner};
@@ -72,6 +74,9 @@ pub struct ReceiveOptions {
     pub metadata_only: Option<Arc<Matcher>>,
     /// Whom to tell how far it is.
     pub progress: Option<Progress>,
+    /// Whether to find out how several calls can list the tree the next time: if it has so many
+    /// entries at least.
+    pub survey: Option<usize>,
 }
 
 /// The file of lists whose entries are not transferred: for each entry its length as 4 bytes, the
@@ -92,6 +97,34 @@ pub struct Received {
     /// What was removed, without what was below it. Also a directory that something else took the
     /// place of, which is among what has `changed`.
     pub removed: Vec<PathBuf>,
+    /// How several calls can list the tree, if asked for, and if that is worth it.
+    pub split: Option<Split>,
+    /// Whether the parts that were received may not be the whole tree: an entry was left out that was
+    /// not of its call's part, or files of two parts may be one.
+    pub misfit: bool,
+}
+
+impl Received {
+    /// Adds what another transfer into the same directory has done after this one.
+    #[must_use]
+    pub fn then(mut self, next: Received) -> Received {
+        for (all, more) in [
+            (&mut self.changed, next.changed),
+            (&mut self.retimed, next.retimed),
+            (&mut self.removed, next.removed),
+        ] {
+            all.extend(more);
+            all.sort();
+            all.dedup();
+        }
+        Received {
+            bytes: self.bytes + next.bytes,
+            entries: next.entries,
+            split: next.split,
+            misfit: self.misfit || next.misfit,
+            ..self
+        }
+    }
 }
 
 /// Why a tree could not be received.
@@ -178,6 +211,38 @@ where
         result
     };
     (packets, work)
+}
+
+/// As [`receive`], from several calls each of which lists a part of the tree: gives the packets for
+/// each, and what does the work.
+///
+/// When it is a [misfit](Received::misfit), the tree must be received again, from one call.
+///
+/// # Errors
+/// See [`ReceiveError`]; the senders are told.
+pub fn receive_parts<S>(
+    root: RootDir,
+    options: ReceiveOptions,
+    split: Split,
+    incoming: Vec<S>,
+) -> (
+    Vec<Packets>,
+    impl Future<Output = Result<Received, ReceiveError>> + Send,
+)
+where
+    S: Stream<Item = Result<Packet, Status>> + Send + Unpin,
+{
+    let (senders, outgoing) = incoming.iter().map(|_| Packets::unbounded()).unzip();
+    let (merged, origins) = Merge::new(split, incoming);
+    let (packets, receiving) = receive(root, options, merged);
+    let work = async move {
+        let (received, ()) = tokio::join!(receiving, route(packets, origins.clone(), senders));
+        Ok(Received {
+            misfit: is_misfit(&origins),
+            ..received?
+        })
+    };
+    (outgoing, work)
 }
 
 /// Where received packets go.

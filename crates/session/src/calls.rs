@@ -1,7 +1,7 @@
 //! The calls that a worker makes to a client.
 
 use bytes::Bytes;
-use filesync::{Codec, ReceiveOptions, Received, SendOptions};
+use filesync::{Codec, SendOptions};
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use proto::filesync::auth_client::AuthClient;
 use proto::secrets::secrets_client::SecretsClient;
@@ -9,7 +9,6 @@ use proto::sshforward::ssh_client::SshClient;
 use proto::upload::upload_client::UploadClient;
 use proto::{filesync as wire, secrets, sshforward, upload};
 use rpc::tunnel::{Tunnel, outgoing};
-use sys::root::RootDir;
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
@@ -95,35 +94,6 @@ impl SessionCalls {
         Ok(request)
     }
 
-    /// Makes `root` equal to the directory that the client calls `name`, as far as the patterns let
-    /// it be seen. Only what differs is sent.
-    ///
-    /// # Errors
-    /// When the client refuses the directory, or the transfer fails. The tree is in no known state
-    /// then.
-    pub async fn sync_dir(
-        &self,
-        name: &str,
-        include: &[String],
-        exclude: &[String],
-        follow: &[String],
-        root: RootDir,
-        options: ReceiveOptions,
-    ) -> Result<Received, SessionError> {
-        let (answer, incoming) = late_stream();
-        let (packets, work) = filesync::receive(root, options, incoming);
-        let mut request = self.request(packets)?;
-        let metadata = request.metadata_mut();
-        append(metadata, "dir-name", &[name.to_owned()])?;
-        append(metadata, "include-patterns", include)?;
-        append(metadata, "exclude-patterns", exclude)?;
-        append(metadata, "followpaths", follow)?;
-        let call = self.packets(request, "/moby.filesync.v1.FileSync/DiffCopy", answer);
-        let (called, received) = tokio::join!(call, work);
-        called?;
-        received.map_err(|error| SessionError::Files(error.into()))
-    }
-
     /// Sends a tree, or several as one, into the output directory `target` of the client.
     ///
     /// # Errors
@@ -146,7 +116,7 @@ impl SessionCalls {
 
     /// Makes a call that carries packets both ways and hands its answers over. A refusal is told
     /// here; the transfer only sees that the other side is gone.
-    async fn packets(
+    pub(crate) async fn packets(
         &self,
         request: Request<filesync::Packets>,
         path: &'static str,
@@ -365,7 +335,7 @@ impl SessionCalls {
 /// A stream that begins when the answer to a call has come. A client's gRPC library tells that it
 /// accepts a call only with its first message, and that may be an answer to ours: so packets must
 /// flow before.
-fn late_stream() -> (
+pub(crate) fn late_stream() -> (
     oneshot::Sender<Streaming<filesync::wire::Packet>>,
     impl Stream<Item = Result<filesync::wire::Packet, Status>> + Send + Unpin,
 ) {

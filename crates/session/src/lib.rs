@@ -12,6 +12,7 @@ mod output;
 mod proxy;
 mod registry;
 mod store;
+mod sync;
 
 pub use calls::{Authority, FetchToken, Login, SessionCalls, Token};
 pub use error::{FilesError, SessionError};
@@ -20,3 +21,4 @@ pub use output::{DirTarget, TarWriter};
 pub use proxy::{HEADER, Proxy};
 pub use registry::{Identity, Session, Sessions};
 pub use store::BlobStream;
+pub use sync::Patterns;

@@ -18,6 +18,7 @@ mod files;
 mod git;
 mod images;
 mod jobs;
+mod listings;
 mod load;
 mod op;
 mod pin;

@@ -14,6 +14,7 @@ use oci::{Digest, redact_url};
 use proto::worker as wire;
 use refs::{LayerSpec, Meta, MutableOptions, RecordType, Ref, Sharing};
 use registry::Progress;
+use session::Patterns;
 use snapshot::{Active, LayerId};
 
 use crate::events::{Events, Limiter};
@@ -24,6 +25,9 @@ use crate::state::Shared;
 
 /// How often a client is told how much of its files has arrived, as BuildKit does.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+
+/// Smaller trees are listed before another call has begun.
+const FEWEST_IN_PARTS: usize = 4096;
 
 /// The host of URLs under which a client serves uploads (BuildKit: `session/upload`).
 const UPLOAD_HOST: &str = "buildkit-session";
@@ -200,9 +204,11 @@ async fn local(
                 .map_err(|_| Failure::user(format!("{key} of {} is no list", op.identifier))),
         }
     };
-    let include = list("local.includepattern")?;
-    let exclude = list("local.excludepatterns")?;
-    let follow = list("local.followpaths")?;
+    let patterns = Patterns {
+        include: list("local.includepattern")?,
+        exclude: list("local.excludepatterns")?,
+        follow: list("local.followpaths")?,
+    };
     let hint = op
         .attrs
         .get("local.sharedkeyhint")
@@ -215,10 +221,13 @@ async fn local(
         record_type: RecordType::LocalSource,
         created: SystemTime::now(),
     };
+    let key = format!("local source {name}:{hint}:{}{kind}", request.shared_key);
+    let in_parts = is_whole && patterns.can_be_split();
+    let split = shared.listings.split(&key).filter(|_| in_parts);
     let mutable = shared
         .refs
         .mutable(MutableOptions {
-            key: format!("local source {name}:{hint}:{}{kind}", request.shared_key),
+            key: key.clone(),
             base: None,
             sharing: Sharing::Private,
             fresh: false,
@@ -267,15 +276,21 @@ async fn local(
                 completed: None,
             });
         })),
+        survey: in_parts.then_some(FEWEST_IN_PARTS),
         ..ReceiveOptions::default()
     };
     let root = mutable.fs().map_err(Failure::host)?;
     let before = noted::take(&mutable).map_err(Failure::host)?;
-    let received = sessions
-        .calls(&session)?
-        .sync_dir(name, &include, &exclude, &follow, root, options)
-        .await;
-    let received = match received {
+    let calls = sessions.calls(&session)?;
+    let received = match split {
+        Some(split) => {
+            calls
+                .sync_parts(name, &patterns, split, root, options)
+                .await
+        }
+        None => calls.sync_dir(name, &patterns, root, options).await,
+    };
+    let mut received = match received {
         Ok(received) => received,
         Err(error) => {
             // Nobody knows what is in it now.
@@ -290,6 +305,9 @@ async fn local(
         .item_edge(item(received.bytes, Some(SystemTime::now())))
         .await;
 
+    if in_parts {
+        shared.listings.learn(key, &mut received);
+    }
     let shared = shared.clone();
     let (name, job) = (name.to_owned(), shared.job(&request.job)?);
     blocking(move || {

@@ -86,6 +86,7 @@ impl WorkerService {
             tunnel: Arc::default(),
             digests: digests::Digests::default(),
             copies: crate::copies::Copies::default(),
+            listings: crate::listings::Listings::default(),
             containers,
             imports: cache::Imports::default(),
             scratch,

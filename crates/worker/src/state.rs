@@ -14,6 +14,7 @@ use crate::copies::Copies;
 use crate::digests::Digests;
 use crate::failure::{Class, Failure};
 use crate::jobs::{Job, Jobs};
+use crate::listings::Listings;
 use crate::sessions::Tunnel;
 
 /// How a worker behaves.
@@ -57,6 +58,8 @@ pub(crate) struct Shared {
     pub(crate) tunnel: Arc<Tunnel>,
     pub(crate) digests: Digests,
     pub(crate) copies: Copies,
+    /// How clients' directories are listed.
+    pub(crate) listings: Listings,
     pub(crate) containers: Containers,
     pub(crate) imports: crate::cache::Imports,
     pub(crate) scratch: crate::scratch::Scratch,

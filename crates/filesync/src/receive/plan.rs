@@ -15,6 +15,7 @@ use super::metadata::MetadataOnly;
 use super::write::{Expected, Work, may_set};
 use super::{Differ, METADATA_FILE, ReceiveError, ReceiveOptions, Received, writer_of};
 use crate::order::{Order, check};
+use crate::split::Survey;
 use crate::wire::{Kind, Packet, Stat};
 
 /// Set-group-id on a directory: what is made in it gets its group.
@@ -46,6 +47,7 @@ pub(super) struct Planner {
     links: Vec<Link>,
     metadata_only: Option<MetadataOnly>,
     outbox: Outbox,
+    survey: Option<Survey>,
     received: Received,
 }
 
@@ -106,6 +108,7 @@ impl Planner {
                 outgoing,
                 requests: Vec::new(),
             },
+            survey: options.survey.map(Survey::new),
             received: Received::default(),
         }
     }
@@ -158,6 +161,7 @@ impl Planner {
             metadata.write(&self.root).map_err(failed)?;
         }
         drop(self.outbox.outgoing.send(vec![Packet::of(Kind::Finish)]));
+        self.received.split = self.survey.and_then(Survey::split);
         Ok(self.received)
     }
 
@@ -168,6 +172,9 @@ impl Planner {
             .next(&path, is_dir)
             .map_err(|error| ReceiveError::order(path.clone(), error))?;
         self.received.entries += 1;
+        if let Some(survey) = &mut self.survey {
+            survey.entry(&path, &stat);
+        }
         if let Some((uid, gid)) = self.owner {
             (stat.uid, stat.gid) = (uid, gid);
         }
